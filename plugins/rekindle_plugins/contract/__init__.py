@@ -1,0 +1,56 @@
+"""The contract between an engine's shim and the sidecar: protocol, geometry, journal, fence, identity.
+
+Stdlib only and free of side effects, so that it can be imported inside any engine image (Python 3.10 to 3.13).
+Both halves import it; it imports neither.
+"""
+
+from rekindle_plugins.contract.errors import (
+    ConfigError,
+    DeviceError,
+    GeometryError,
+    IdentityError,
+    PeerRefusedError,
+    ProtocolError,
+    RecordError,
+    RekindleError,
+    StoreError,
+    StoreFullError,
+    UnavailableError,
+    VersionError,
+)
+from rekindle_plugins.contract.fence import Fence
+from rekindle_plugins.contract.geometry import GroupGeometry, Region, Run
+from rekindle_plugins.contract.identity import Identity, Mismatch
+from rekindle_plugins.contract.journal import JournalReader, JournalWriter, Record
+from rekindle_plugins.contract.presence import Presence
+from rekindle_plugins.contract.sharing import DeviceBuffer
+from rekindle_plugins.contract.wire import API_VERSION, Channel, Message
+
+__all__ = [
+    "API_VERSION",
+    "Channel",
+    "ConfigError",
+    "DeviceBuffer",
+    "DeviceError",
+    "Fence",
+    "GeometryError",
+    "GroupGeometry",
+    "Identity",
+    "IdentityError",
+    "JournalReader",
+    "JournalWriter",
+    "Message",
+    "Mismatch",
+    "PeerRefusedError",
+    "Presence",
+    "ProtocolError",
+    "Record",
+    "RecordError",
+    "Region",
+    "RekindleError",
+    "Run",
+    "StoreError",
+    "StoreFullError",
+    "UnavailableError",
+    "VersionError",
+]

@@ -1,0 +1,240 @@
+"""The journal: a ring in shared memory in which the engine side records committed pages.
+
+One writer (the engine's shim, under its own lock) and one reader (the keeper). The writer never waits: when the reader
+lags by more than the ring's capacity, the oldest records are overwritten; the reader sees that by their numbers and
+asks the shim to announce its live pages again. Nothing that is read here is trusted.
+
+    offset  size  header field (4,096 bytes)             record (96 + 4 · page_tokens bytes, rounded up to 64)
+         0     8  magic "RKJRNL01"                          0   8  number + 1; 0 while being written; stored last
+         8     4  record bytes                              8   4  crc32 over bytes 12…end, started with the number
+        12     4  capacity (records)                       12   4  page id
+        16     4  page tokens                              16   8  epoch the page had when it was allocated
+        20     4  reserved                                 24   2  group
+        24     8  head: records appended   (engine)        26   2  flags (LAZY_ONLY)
+        32     8  tail: records consumed   (keeper)        28   4  token count
+        40     8  generation: cache resets (engine)        32  32  key
+        48     8  steps started            (engine)        64  32  parent key (zeros: the chain's first page)
+        56     8  steps finished           (engine)        96   …  tokens (u32 each)
+        64     8  CLOCK_MONOTONIC ns of the last step
+        72     8  requests with work outstanding
+        80     8  nanoseconds the shim spent in the engine's steps
+        88     8  pages committed
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rekindle_plugins.contract.errors import ProtocolError, RecordError
+from rekindle_plugins.contract.sharedmem import create_sealed, map_shared, require_sealed
+
+MAGIC = b"RKJRNL01"
+HEADER_BYTES = 4096
+MAX_CAPACITY = 1 << 22
+ROOT = bytes(32)
+LAZY_ONLY = 1
+"""Flag: the key does not determine the engine's own hash, so the page is put back only at a request's demand."""
+
+_HEADER = struct.Struct("<8sIIII")
+_FIXED = struct.Struct("<IQHHI32s32s")  # page id … parent, at offset 12 of a record
+_FIXED_BYTES = 96
+# Indices of the header's u64 words.
+_HEAD, _TAIL, _GENERATION, _STARTED, _FINISHED, _STEP_NS, _OUTSTANDING, _SHIM_NS, _COMMITTED = range(3, 12)
+
+
+def record_bytes(page_tokens: int) -> int:
+    return (_FIXED_BYTES + 4 * page_tokens + 63) // 64 * 64
+
+
+@dataclass(frozen=True)
+class Record:
+    """One committed page as the engine side announced it."""
+
+    page_id: int
+    epoch: int
+    group: int
+    flags: int
+    key: bytes
+    parent: bytes
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What the journal's header tells of the engine's progress."""
+
+    steps_started: int
+    steps_finished: int
+    last_step_ns: int
+    outstanding: int
+    shim_ns: int
+    committed: int
+
+
+def pack_payload(
+    page_id: int, epoch: int, group: int, flags: int, key: bytes, parent: bytes, tokens: Sequence[int]
+) -> bytes:
+    """The bytes of a record from offset 12 on. Kept by the shim so that announcing again is a copy."""
+    return _FIXED.pack(page_id, epoch, group, flags, len(tokens), key, parent) + struct.pack(
+        f"<{len(tokens)}I", *tokens
+    )
+
+
+class JournalWriter:
+    """Engine side. Not thread-safe: the caller serialises."""
+
+    def __init__(self, page_tokens: int, capacity: int = 8192) -> None:
+        self.record_bytes = record_bytes(page_tokens)
+        self.capacity = capacity
+        size = HEADER_BYTES + capacity * self.record_bytes
+        self.fd = create_sealed("rekindle-journal", size)
+        self._map = mmap.mmap(self.fd, size)
+        _HEADER.pack_into(self._map, 0, MAGIC, self.record_bytes, capacity, page_tokens, 0)
+        self._words = memoryview(self._map).cast("Q")
+        self._head = 0
+
+    def append(self, payload: bytes) -> None:
+        """Writes one record from `pack_payload`. Overwrites the oldest when the ring is full; never waits."""
+        number = self._head + 1
+        offset = HEADER_BYTES + (self._head % self.capacity) * self.record_bytes
+        words, index = self._words, offset >> 3
+        words[index] = 0
+        end = offset + 12 + len(payload)
+        self._map[offset + 12 : end] = payload
+        self._map[offset + 8 : offset + 12] = zlib.crc32(payload, number & 0xFFFFFFFF).to_bytes(4, "little")
+        words[index] = number
+        self._head = number
+        words[_HEAD] = number
+
+    @property
+    def backlog(self) -> int:
+        """Records the keeper says it has not consumed yet. Only an announcer paces itself by it; a step never does."""
+        return max(0, self._head - min(self._head, self._words[_TAIL]))
+
+    def raise_generation(self) -> int:
+        """The cache was reset or the weights changed: every page committed before is void."""
+        self._words[_GENERATION] += 1
+        return self._words[_GENERATION]
+
+    def step_started(self, outstanding: int) -> None:
+        self._words[_STARTED] += 1
+        self._words[_OUTSTANDING] = outstanding
+
+    def account(self, shim_ns: int, committed: int) -> None:
+        """Adds to the shim's own cost, so that the sidecar can show what it takes from the engine."""
+        self._words[_SHIM_NS] += shim_ns
+        self._words[_COMMITTED] += committed
+
+    def step_finished(self, outstanding: int) -> None:
+        self._words[_FINISHED] += 1
+        self._words[_OUTSTANDING] = outstanding
+        self._words[_STEP_NS] = time.monotonic_ns()
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()
+        os.close(self.fd)
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What one `drain` found: the records, how many were overwritten before being read, and the impossible ones."""
+
+    records: list[Record]
+    lost: int
+    errors: list[RecordError]
+
+
+class JournalReader:
+    """Keeper side: reads forward from `start`, and believes nothing."""
+
+    def __init__(self, fd: int, page_count: int, group_tokens: Sequence[int], *, from_head: bool = True) -> None:
+        """Args: `group_tokens`: tokens of a full page, by group. Raises ProtocolError for memory that is no journal."""
+        self._page_count = page_count
+        self._group_tokens = tuple(group_tokens)
+        size = require_sealed(fd, "journal")
+        if size < HEADER_BYTES:
+            raise ProtocolError("attach", "journal", f"{size} bytes are too few")
+        magic, self._record_bytes, self._capacity, _, _ = _HEADER.unpack(os.pread(fd, _HEADER.size, 0))
+        wanted = record_bytes(max(self._group_tokens))
+        whole = HEADER_BYTES + self._capacity * self._record_bytes <= size
+        bounded = 1 <= self._capacity <= MAX_CAPACITY
+        if magic != MAGIC or self._record_bytes != wanted or not bounded or not whole:
+            raise ProtocolError(
+                "attach",
+                "journal",
+                f"magic {magic!r}, {self._capacity} records of {self._record_bytes} B in {size} B, wanted {wanted} B",
+            )
+        self._map = map_shared(fd, HEADER_BYTES + self._capacity * self._record_bytes, "journal")
+        self._words = memoryview(self._map).cast("Q")
+        self._tail = self._words[_HEAD] if from_head else 0
+        self._words[_TAIL] = self._tail  # else an announcer would wait for what an earlier keeper had left unread
+
+    @property
+    def generation(self) -> int:
+        return self._words[_GENERATION]
+
+    @property
+    def pending(self) -> int:
+        return max(0, self._words[_HEAD] - self._tail)
+
+    def heartbeat(self) -> Heartbeat:
+        words = self._words
+        return Heartbeat(*(words[i] for i in (_STARTED, _FINISHED, _STEP_NS, _OUTSTANDING, _SHIM_NS, _COMMITTED)))
+
+    def drain(self, limit: int) -> Drained:
+        """Reads up to `limit` records. Never blocks, never raises for bad content."""
+        head, records, errors, lost = self._words[_HEAD], [], [], 0
+        if head < self._tail:
+            errors.append(RecordError("read", "journal", f"its head went back from {self._tail} to {head}"))
+            self._tail = head
+        if head - self._tail > self._capacity:
+            lost = head - self._tail - self._capacity
+            self._tail = head - self._capacity
+        for number in range(self._tail + 1, min(head, self._tail + limit) + 1):
+            try:
+                record = self._read(number)
+            except RecordError as error:
+                errors.append(error)
+            else:
+                if record is None:
+                    lost += 1
+                else:
+                    records.append(record)
+            self._tail = number
+        self._words[_TAIL] = self._tail
+        return Drained(records, lost, errors)
+
+    def _read(self, number: int) -> Record | None:
+        """None when the writer has overwritten the record (or is doing so)."""
+        offset = HEADER_BYTES + ((number - 1) % self._capacity) * self._record_bytes
+        raw = self._map[offset : offset + self._record_bytes]
+        seen = int.from_bytes(raw[:8], "little")
+        if seen != number or self._words[offset >> 3] != number:
+            if seen == 0 or seen > number or self._words[offset >> 3] != seen:
+                return None
+            raise RecordError("read", f"journal record {number}", f"it is numbered {seen}")
+        page_id, epoch, group, flags, count, key, parent = _FIXED.unpack_from(raw, 12)
+        end = _FIXED_BYTES + 4 * count
+        if end > self._record_bytes:
+            raise RecordError("read", f"journal record {number}", f"{count} tokens do not fit in it")
+        if zlib.crc32(raw[12:end], number & 0xFFFFFFFF) != int.from_bytes(raw[8:12], "little"):
+            raise RecordError("read", f"journal record {number}", "its checksum is wrong")
+        if page_id >= self._page_count:
+            raise RecordError("read", f"journal record {number}", f"page {page_id} of {self._page_count}")
+        if group >= len(self._group_tokens) or count != self._group_tokens[group]:
+            raise RecordError("read", f"journal record {number}", f"group {group} with {count} tokens")
+        if key in (ROOT, parent):
+            raise RecordError("read", f"journal record {number}", "its key is its parent or the root")
+        tokens = struct.unpack_from(f"<{count}I", raw, _FIXED_BYTES)
+        return Record(page_id, epoch, group, flags, key, parent, tokens)
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()

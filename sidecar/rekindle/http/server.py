@@ -1,0 +1,97 @@
+"""``/livez``, ``/readyz`` and ``/metrics`` on the keeper's event loop.
+
+Runs in the keeper's process, without threads of its own. Read-only and without authentication, so it listens on
+127.0.0.1 unless told otherwise (a kubelet's probes come from outside the pod: ``--http 0.0.0.0:9470``).
+
+    /livez    200 when the event loop turns. Says nothing about engines or stores.
+    /readyz   200 when the keeper can take an engine, else 503 with reasons. Never depends on an engine being there.
+    /metrics  Prometheus' text format; the names are in ``rekindle.http.metrics``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from rekindle_plugins.contract.errors import RekindleError, UnavailableError
+
+from rekindle.admin.source import StatusSource
+from rekindle.config import HttpAddress
+from rekindle.http.metrics import KeeperCollector
+
+LOG = logging.getLogger("rekindle.http")
+
+
+class HttpServer:
+    """One listener. Not restartable: make another."""
+
+    def __init__(self, source: StatusSource, address: HttpAddress) -> None:
+        self._source = source
+        self._address = address
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(KeeperCollector(source))
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def address(self) -> HttpAddress:
+        """Where it listens: with the port the kernel chose, once started."""
+        if self._runner is not None and self._runner.addresses:
+            host, port = self._runner.addresses[0][:2]
+            return HttpAddress(str(host), int(port))
+        return self._address
+
+    async def start(self) -> None:
+        """Bind and serve.
+
+        Raises:
+            UnavailableError: the address is taken or not ours. Nothing runs then.
+        """
+        app = web.Application(client_max_size=1024)
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._address.host, self._address.port).start()
+        except OSError as error:
+            await runner.cleanup()
+            subject = f"http {self._address.host}:{self._address.port}"
+            hint = "choose another with --http, or switch it off: --http off"
+            raise UnavailableError("listen", subject, error.strerror or str(error), hint) from None
+        self._runner = runner
+        LOG.info("http listening", extra={"host": self.address.host, "port": self.address.port})
+
+    async def stop(self) -> None:
+        """Stop listening, within a second. Safe to call twice."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _livez(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(0)  # one whole turn of the loop, not only this callback
+        return web.json_response({"alive": True})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        reasons = not_ready_reasons(self._source)
+        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        # Between two awaits of nothing: the collector reads plain values and takes about a millisecond.
+        body = generate_latest(self._registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def not_ready_reasons(source: StatusSource) -> list[str]:
+    """Why the keeper cannot take an engine; empty when it can. What the stores have to say comes along."""
+    try:
+        status = source.status()
+    except RekindleError as error:
+        return [str(error)]
+    if status.ready:
+        return []
+    told = [f"store {store.directory}: {message}" for store in status.stores for message in store.messages]
+    return ["the keeper is not ready: starting, or stopping", *told]

@@ -1,0 +1,499 @@
+"""One attached engine, from its first hello to the release of its memory. Runs on the keeper's event loop.
+
+The life is the state machine of `rekindle.lifecycle.machine`; `_happen` is the one place where its actions take effect.
+
+    hello ×(1 + ranks) → acquire the store → copiers → welcome → [plan, fill …] → records → … → lost → salvage → release
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rekindle_plugins.contract.errors import ProtocolError, RekindleError
+from rekindle_plugins.contract.fence import HEADER_BYTES as FENCE_HEADER_BYTES
+from rekindle_plugins.contract.identity import Identity
+from rekindle_plugins.contract.journal import Record
+from rekindle_plugins.contract.wire import Message
+
+from rekindle.copier.memory import ArenaPart
+from rekindle.keeper.attachment import LeaderAttachment, RankAttachment, check_together, read_generation
+from rekindle.keeper.engine_status import page_counters
+from rekindle.keeper.lane import Lane, LaneSpec
+from rekindle.keeper.peer import Peer
+from rekindle.keeper.planning import MAX_PLAN_PAGES, plan_messages, read_fill_rows
+from rekindle.keeper.reports import Reports
+from rekindle.keeper.salvage import salvage
+from rekindle.keeper.stores import OpenStore, Stores
+from rekindle.keeper.tally import Tally
+from rekindle.keeper.transfers import Transfers
+from rekindle.lifecycle.machine import Action, Event, State, step
+from rekindle.lifecycle.status import EngineStatus
+from rekindle.store.layout import PageGeometry
+
+log = logging.getLogger("rekindle.engine")
+
+RECORDS_PER_PUMP = 128
+QUEUED_PLAN_MESSAGES = 16
+"""Parts of a plan that may wait for the leader to read them."""
+READ_POLL_S = 0.002
+MAX_SAVING = 512
+"""Pages claimed and not yet copied. The journal holds the backlog behind them."""
+NEVER = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    salvage_budget_s: float
+    restore_budget_s: float
+    fill_timeout_s: float
+    copier_timeout_s: float
+    copy_bandwidth: int = 0
+
+
+class Engine:
+    """See the module's text. `on_released` is called once, when nothing of ours holds the engine's memory any more."""
+
+    def __init__(
+        self,
+        instance: str,
+        hello: Message,
+        config: EngineConfig,
+        stores: Stores,
+        reports: Reports,
+        salvages: Callable[[], Any],
+        on_released: Callable[[Engine], None],
+    ) -> None:
+        self.instance = instance
+        self.backend = str(hello["backend"])[:64]
+        self.engine_version = str(hello["engine_version"])[:64]
+        self.world_size = int(hello["world_size"])
+        self.state = State.WAITING
+        self.tally = Tally()
+        self.attached_at = time.monotonic()
+        self.note = ""
+        self.store: OpenStore | None = None
+        self._config = config
+        self._stores = stores
+        self._reports = reports
+        self._salvages = salvages
+        self._on_released = on_released
+        self._loop = asyncio.get_running_loop()
+        self._leader: LeaderAttachment | None = None
+        self._ranks: dict[int, RankAttachment] = {}
+        self._transfers: Transfers | None = None
+        self._generation = 0
+        self._resetting = asyncio.Lock()
+        self._announced = np.zeros(0, np.uint64)
+        self._epochs = np.zeros(0, np.uint64)
+        self._pump_scheduled = False
+        self._opening: asyncio.Task[None] | None = None
+        self._planning: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lost_at = 0.0
+        self._why_lost = ""
+        self._death: dict[str, float | int] = {}
+        self._last_restore: tuple[int, int, dict[str, int], float] = (0, 0, {}, 0.0)
+        self._released = False
+
+    # -- attaching ---------------------------------------------------------------------------------------------
+
+    @property
+    def is_alive(self) -> bool:
+        return self.state in (State.WAITING, State.ATTACHED, State.RESTORING, State.RUNNING) and not self._lost_at
+
+    @property
+    def peers(self) -> list[Peer]:
+        leader = [self._leader.peer] if self._leader is not None else []
+        return leader + [rank.peer for rank in self._ranks.values()]
+
+    def add_leader(self, leader: LeaderAttachment) -> None:
+        """Raises ProtocolError when there is one already, GeometryError when it does not fit the ranks."""
+        if self._leader is not None:
+            raise ProtocolError("attach", leader.peer.name, f"engine {self.instance} has a leader already")
+        check_together(leader, list(self._ranks.values()))
+        self._leader = leader
+        self._complete()
+
+    def add_rank(self, rank: RankAttachment) -> None:
+        index = rank.region.rank
+        if index in self._ranks or not 0 <= index < self.world_size:
+            raise ProtocolError("attach", rank.peer.name, f"rank {index} of {self.world_size} is taken or impossible")
+        if self._leader is not None:
+            check_together(self._leader, [rank])
+        self._ranks[index] = rank
+        rank.peer.send("welcome", state=self.state.value, stored_pages=0, restore_budget_s=0)
+        self._complete()
+
+    def _complete(self) -> None:
+        if self._leader is not None and len(self._ranks) == self.world_size and self._opening is None:
+            self._opening = self._spawn(self._open())
+
+    async def _open(self) -> None:
+        """Leader and all ranks are here: get the store, start the copiers, welcome the leader."""
+        leader = self._leader
+        assert leader is not None
+        try:
+            for identity in leader.purge:
+                self._stores.purge(self._with_layout(identity))
+            leader.identity = self._with_layout(leader.identity)
+            others = self._stores.mismatches(leader.identity)  # before they may have to make room
+            self.store = await self._stores.acquire(leader.identity, self._page_geometry(leader))
+        except RekindleError as error:
+            log.warning("event=engine_refused instance=%s error=%s", self.instance, error)
+            self.note = str(error)
+            leader.peer.refuse(error)
+            return
+        if self._lost_at:
+            self._release_store()
+            return
+        self._generation = leader.generation
+        self._announced = np.full(leader.page_count, NEVER, np.uint64)
+        self._epochs = np.frombuffer(leader.fence.mapping, np.uint64, leader.page_count, FENCE_HEADER_BYTES)
+        self._welcome()  # before the copiers' lifelines, which mean nothing to a leader that is not welcomed
+        self._happen(Event.ATTACHED)
+        stored = self.store.catalog.counters().stored
+        mismatches = () if stored else others
+        self._reports.attached(self.identity_name, self.instance, stored, mismatches)
+        for mismatch in mismatches:
+            log.warning("event=identity_mismatch instance=%s field=%r", self.instance, mismatch)
+        self._loop.add_reader(leader.wake_fd, self._rung)
+
+    def _with_layout(self, identity: Identity) -> Identity:
+        """The leader's identity with what only the ranks know: the meaning of the bytes in their parts."""
+        layouts = [(rank, self._ranks[rank].region.layout, self._ranks[rank].region.part_bytes) for rank in self._ranks]
+        return identity.with_field("page_layout", hashlib.sha256(repr(sorted(layouts)).encode()).hexdigest()[:32])
+
+    def _page_geometry(self, leader: LeaderAttachment) -> PageGeometry:
+        rank_bytes = max(rank.region.part_bytes for rank in self._ranks.values())
+        return PageGeometry(rank_bytes, self.world_size, max(leader.group_tokens))
+
+    def _welcome(self) -> None:
+        assert self._leader is not None
+        assert self.store is not None
+        self._leader.peer.send(
+            "welcome",
+            [self.store.presence.fd],
+            state=self.state.value,
+            stored_pages=self.store.catalog.counters().stored,
+            restore_budget_s=self._config.restore_budget_s,
+            fill_timeout_s=self._config.fill_timeout_s,
+        )
+
+    @property
+    def identity_name(self) -> str:
+        return self._leader.identity.digest.hex()[:12] if self._leader is not None else ""
+
+    # -- messages ----------------------------------------------------------------------------------------------
+
+    def take_message(self, peer: Peer, message: Message) -> None:
+        """Anything after hello. Raises ProtocolError for what cannot be."""
+        if self._leader is None or peer is not self._leader.peer or message.fds:
+            raise ProtocolError("receive", f"{message.type} from {peer.name}", "it is out of order")
+        if message.type == "plan":
+            if self._planning is not None and not self._planning.done():
+                raise ProtocolError("receive", f"plan from {peer.name}", "the one before is not answered yet")
+            self._planning = self._spawn(self._plan(message["plan_id"], message["max_pages"]))
+        elif message.type == "fill":
+            self._fill(message)
+        elif message.type == "reset":
+            self._spawn(self._reset(Identity.from_json(message["identity"]), read_generation(message, peer)))
+        elif message.type == "report":
+            self._restored(message)
+        else:
+            raise ProtocolError("receive", f"{message.type} from {peer.name}", "it is out of order")
+
+    async def _plan(self, plan_id: int, max_pages: int) -> None:
+        """Answers which pages could come back, after earlier engines' last pages have been salvaged."""
+        await self._salvages()
+        if self._leader is None or self.store is None or not self.is_alive:
+            return
+        self._happen(Event.PLAN_ASKED)
+        wanted = max(0, min(max_pages, MAX_PLAN_PAGES))
+        for rows, is_last in plan_messages(self.store.catalog, wanted):
+            self._leader.peer.send("pages", plan_id=plan_id, pages=rows, last=is_last)
+            await asyncio.sleep(0)
+            while self._leader.peer.queued > QUEUED_PLAN_MESSAGES:
+                await asyncio.sleep(READ_POLL_S)
+
+    def _fill(self, message: Message) -> None:
+        leader = self._leader
+        assert leader is not None
+        rows = read_fill_rows(message["pages"], leader.page_count, len(leader.group_tokens), leader.peer.name)
+        if self._transfers is None:
+            self._answer(message["fill_id"], [(row.page_id, "resetting") for row in rows])
+            return
+        self._transfers.fill(message["fill_id"], rows)
+        self._transfers.flush()
+
+    def _restored(self, message: Message) -> None:
+        rejected = {k[:40]: v for k, v in list(message["rejected"].items())[:32]}
+        counts = [message["restored"], message["tokens"], *rejected.values()]
+        if not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in counts) or not all(map(str.isprintable, rejected)):
+            raise ProtocolError("receive", f"report from {self.instance}", "its counts cannot be")
+        self._last_restore = (message["restored"], message["tokens"], rejected, float(message["seconds"]))
+        self._happen(Event.RESTORE_ENDED)
+
+    async def _reset(self, identity: Identity, generation: int) -> None:
+        """The engine's cache is void. What it had committed is gone; what comes now belongs to `identity`.
+
+        One after the other, in the order in which they came: each is answered with a welcome.
+        """
+        async with self._resetting:
+            await self._reset_alone(identity, generation)
+
+    async def _reset_alone(self, identity: Identity, generation: int) -> None:
+        leader, store = self._leader, self.store
+        if leader is None or store is None or not self.is_alive:
+            return
+        log.warning("event=cache_reset instance=%s", self.instance)
+        store.catalog.clear()
+        lanes = self._transfers.lanes if self._transfers is not None else []
+        self._transfers = None
+        for lane in lanes:
+            await lane.close()
+        if not self.is_alive:
+            return
+        self._release_store()
+        leader.identity = identity = self._with_layout(identity)
+        self._generation = generation
+        try:
+            self.store = await self._stores.acquire(identity, self._page_geometry(leader))
+        except RekindleError as error:
+            leader.peer.refuse(error)
+            return
+        if not self.is_alive:
+            self._release_store()
+            return
+        self._welcome()
+        self._start_copiers()
+        self._pump_soon()  # a ring that came while there was nobody to copy has been heard and forgotten
+
+    def _answer(self, fill_id: int, pages: list[tuple[int, str]]) -> None:
+        if self._leader is not None:
+            self._leader.peer.send("filled", fill_id=fill_id, pages=[list(page) for page in pages])
+
+    # -- checkpointing -----------------------------------------------------------------------------------------
+
+    def _rung(self) -> None:
+        assert self._leader is not None
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.eventfd_read(self._leader.wake_fd)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Journal → claims → copiers, as far as there is room."""
+        self._pump_scheduled = False
+        leader, transfers = self._leader, self._transfers
+        if leader is None or transfers is None:
+            return
+        if leader.journal.generation != self._generation:
+            return  # a reset is on its way: nothing in the journal before it counts any more
+        room = min(RECORDS_PER_PUMP, MAX_SAVING - transfers.saving)
+        if room > 0:
+            drained = leader.journal.drain(room)
+            for error in drained.errors:
+                log.warning("event=record_dropped instance=%s error=%s", self.instance, error)
+                self.tally.reject("bad-record")
+            if drained.lost:
+                self.tally.lost_in_journal = min(self.tally.lost_in_journal + drained.lost, NEVER)
+                transfers.needs_announce = True
+            if drained.records:
+                self._take_records(drained.records)
+        transfers.flush()
+        if leader.journal.pending and transfers.saving < MAX_SAVING:
+            self._pump_soon()
+        elif transfers.needs_announce and self.is_alive and not leader.journal.pending:
+            transfers.needs_announce = False
+            leader.peer.send("announce", lost=self.tally.lost_in_journal)
+
+    def _take_records(self, records: list[Record]) -> None:
+        assert self._transfers is not None
+        self.tally.committed += len(records)
+        for record in records:
+            self._announced[record.page_id] = record.epoch
+        if self.state in (State.ATTACHED, State.RESTORING):
+            self._happen(Event.COMMITTED)
+        self._transfers.save(records)
+
+    def _pump_soon(self) -> None:
+        if not self._pump_scheduled:
+            self._pump_scheduled = True
+            self._loop.call_soon(self._pump)
+
+    # -- the state machine's actions ---------------------------------------------------------------------------
+
+    def _happen(self, event: Event) -> None:
+        before = self.state
+        self.state, actions = step(self.state, event)
+        if self.state is not before:
+            log.info("event=state instance=%s from=%s to=%s", self.instance, before.value, self.state.value)
+        for action in actions:
+            if action is Action.START_COPIERS:
+                self._start_copiers()
+            elif action is Action.SALVAGE:
+                self._spawn(self._salvage())
+            elif action is Action.RELEASE:
+                self._release()
+            elif action is Action.REPORT_RESTORE:
+                self._reports.restored(self.identity_name, *self._last_restore)
+            elif action is Action.REPORT_DEATH:
+                self._reports.died(self.identity_name, self.instance, self._why_lost, self._lost_at, **self._death)
+
+    def _start_copiers(self) -> None:
+        leader, store = self._leader, self.store
+        assert leader is not None
+        assert store is not None
+        geometry = store.arena.geometry
+        group_bytes = [
+            sum(rank.region.groups[group].part_bytes for rank in self._ranks.values())
+            for group in range(len(leader.group_tokens))
+        ]
+        transfers = Transfers(store.catalog, group_bytes, self.tally, self._answer)
+        self._transfers = transfers
+        lock_fd = self._stores.store.lock_fd
+        for rank in range(self.world_size):
+            attachment = self._ranks[rank]
+            part = ArenaPart(
+                geometry.slot_offset(0, rank), geometry.page.slot_bytes, geometry.page.rank_bytes, geometry.slot_count
+            )
+            region, buffers, fence_fd = attachment.region, attachment.fds, leader.fence.fd
+            spec = LaneSpec(region, buffers, store.arena.fd, part, fence_fd, lock_fd, self._config.copy_bandwidth)
+
+            def on_rows(rows: Any, rank: int = rank) -> None:
+                transfers.take_rows(rank, rows)
+                self._after_rows()
+
+            def on_lifeline(fds: list[int], sent: Callable[[], None], rank: int = rank) -> None:
+                leader.peer.send("copier", fds, then=sent, rank=rank)
+
+            transfers.lanes.append(
+                Lane(spec, self._config.copier_timeout_s, on_rows, on_lifeline, self._copier_crashed)
+            )
+
+    def _after_rows(self) -> None:
+        if self._leader is not None and self._transfers is not None:
+            transfers = self._transfers
+            if transfers.needs_announce or self._leader.journal.pending:
+                self._pump_soon()
+
+    def _copier_crashed(self, reason: str) -> None:
+        self.note = f"a copier was lost: {reason}"[:400]
+        self.tally.copier_crashes += 1
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def peer_closed(self, peer: Peer, reason: str) -> None:
+        """One of its connections ended: the engine counts as dead, and its other halves have to come anew."""
+        if self._lost_at:
+            return
+        self._lost_at = time.monotonic()
+        self._why_lost = reason
+        log.warning("event=engine_lost instance=%s peer=%s reason=%r", self.instance, peer.name, reason)
+        for other in self.peers:
+            other.close("another half of its engine is gone")
+        self._happen(Event.LOST)
+
+    async def _salvage(self) -> None:
+        """Saves what can be saved, and lets go of the engine's memory whatever happens on the way."""
+        self._happen(Event.SALVAGE_BEGUN)
+        leader, transfers, store = self._leader, self._transfers, self.store
+        before, committed, unsaved = self.tally.checkpointed, self.tally.committed, 0
+        try:
+            if leader is not None:
+                self._loop.remove_reader(leader.wake_fd)
+            if leader is not None and transfers is not None:
+                budget_s = self._config.salvage_budget_s
+                unsaved = await salvage(leader, transfers, self._generation, self._lost_at, budget_s, self._pump)
+            if leader is not None and store is not None and leader.journal.generation != self._generation:
+                log.warning("event=cache_reset instance=%s at=death", self.instance)
+                store.catalog.clear()
+        finally:
+            salvage_s = time.monotonic() - self._lost_at
+            await self._let_go()
+            self._death = {
+                "pages_committed": committed,
+                "pages_salvaged": self.tally.checkpointed - before,
+                "pages_unsaved": unsaved,
+                "salvage_s": salvage_s,
+                "release_s": time.monotonic() - self._lost_at,
+            }
+            self._happen(Event.SALVAGE_ENDED)
+
+    async def _let_go(self) -> None:
+        """No copier of this engine exists after this. Their death also ends their mappings."""
+        transfers, self._transfers = self._transfers, None
+        if transfers is not None:
+            await asyncio.gather(*(lane.close() for lane in transfers.lanes))
+
+    def _release(self) -> None:
+        if self._released:
+            return
+        self._released = True
+        self._epochs = np.zeros(0, np.uint64)
+        for rank in self._ranks.values():
+            rank.close()
+        if self._leader is not None:
+            with contextlib.suppress(ValueError, OSError):
+                self._loop.remove_reader(self._leader.wake_fd)
+            self._leader.close()
+        self._release_store()
+        self._on_released(self)
+
+    def _release_store(self) -> None:
+        if self.store is not None:
+            self._stores.release(self.store)
+            self.store = None
+
+    async def stop(self) -> None:
+        """The sidecar ends: everything is let go of, the engine is untouched."""
+        if not self._lost_at:
+            for peer in self.peers[:1]:
+                peer.close("the sidecar is stopping")
+        while not self._released:
+            await asyncio.sleep(0.005)
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("event=internal_error instance=%s error=%r", self.instance, error, exc_info=error)
+
+    # -- status ------------------------------------------------------------------------------------------------
+
+    def status(self) -> EngineStatus:
+        leader, transfers, tally = self._leader, self._transfers, self.tally
+        beat = leader.journal.heartbeat() if leader is not None and not self._released else None
+        unread = leader.journal.pending if beat and leader else 0
+        pending = min((transfers.saving if transfers else 0) + unread, NEVER)  # what the journal says may be anything
+        live = int(np.count_nonzero(self._announced == self._epochs)) if len(self._epochs) else 0
+        return EngineStatus(
+            instance=self.instance,
+            backend=self.backend,
+            engine_version=self.engine_version,
+            state=self.state.value,
+            world_size=self.world_size,
+            ranks_attached=len(self._ranks),
+            identity=self.identity_name,
+            attached_s=time.monotonic() - self.attached_at,
+            page_count=leader.page_count if leader is not None else 0,
+            pages=page_counters(tally, live, pending),
+            steps=beat.steps_finished if beat else 0,
+            outstanding=beat.outstanding if beat else 0,
+            shim_us_per_step=beat.shim_ns / 1000 / beat.steps_finished if beat and beat.steps_finished else 0.0,
+            note=self.note,
+        )

@@ -1,0 +1,287 @@
+"""The keeper: listens on attach.sock, pairs leaders with ranks, and owns the engines and the stores.
+
+One asyncio event loop, one thread (plus a worker thread while an arena is being opened). It idles without timers: it is
+woken by the attach socket, the engines' eventfds, and the copiers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+
+from rekindle_plugins.contract.errors import ProtocolError, RekindleError, StoreError
+from rekindle_plugins.contract.wire import Message, check_peer
+
+from rekindle.config import Config
+from rekindle.keeper.attachment import LeaderAttachment, RankAttachment, check_world
+from rekindle.keeper.engine import Engine, EngineConfig
+from rekindle.keeper.peer import Peer
+from rekindle.keeper.reports import Reports
+from rekindle.keeper.stores import Stores
+from rekindle.lifecycle.status import EngineStatus, KeeperStatus, StoreStatus
+from rekindle.store.store import Store
+
+log = logging.getLogger("rekindle.keeper")
+
+MAX_PEERS = 256
+HELLO_TIMEOUT_S = 5.0
+LOCK_WAIT_S = 5.0
+LOCK_POLL_S = 0.02
+
+
+class Keeper:
+    """`start`, then serve until `stop`. Everything runs on the event loop that called `start`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.refused: Counter[str] = Counter()
+        self._engines: dict[str, Engine] = {}
+        self._dying: set[Engine] = set()
+        self._owners: dict[Peer, Engine] = {}
+        self._strangers: dict[Peer, asyncio.TimerHandle] = {}
+        self._started = time.monotonic()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._listener: socket.socket | None = None
+        self._run_lock: int | None = None
+        self._stores: Stores | None = None
+        self._reports = Reports(config.run_dir)
+        self._bytes = Counter[str]()
+        self._copier_crashes = 0
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises StoreError when a directory is in use, cannot be made, or has no room."""
+        self._prepare_run_dir()
+        self._stores = Stores(await self._open_store())
+        await self._stores.open_latest()
+        path = self.config.run_dir / "attach.sock"
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        listener.bind(str(path))
+        path.chmod(0o666 if self._others_may_attach else 0o600)
+        listener.listen(64)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept)
+        log.info("event=listening socket=%s store=%s", path, self.config.store_dir)
+
+    async def stop(self) -> None:
+        """Lets go of every engine and closes the store. The engines are not touched; the pages stay."""
+        loop = asyncio.get_running_loop()
+        if self._listener is not None:
+            loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+            with contextlib.suppress(FileNotFoundError):
+                (self.config.run_dir / "attach.sock").unlink()
+        for peer in list(self._strangers):
+            peer.close("the sidecar is stopping")
+        await asyncio.gather(*(engine.stop() for engine in [*self._engines.values(), *self._dying]))
+        if self._stores is not None:
+            self._stores.close()
+            self._stores = None
+        if self._run_lock is not None:
+            os.close(self._run_lock)
+            self._run_lock = None
+
+    @property
+    def _others_may_attach(self) -> bool:
+        """Then they have to be able to reach the socket; the kernel's word on who they are is checked in any case."""
+        return bool(self.config.allow_uids - {os.geteuid(), 0})
+
+    def _prepare_run_dir(self) -> None:
+        """As private as may be, and ours alone: the lock tells a stale socket from a live one."""
+        run_dir = self.config.run_dir
+        try:
+            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if run_dir.stat().st_uid == os.geteuid():  # a pod's shared volume is root's, and stays as it is
+                run_dir.chmod(0o711 if self._others_may_attach else 0o700)
+            fd = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError("use", f"run directory {run_dir}", str(error), "choose another with --run-dir") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            hint = "stop that one, or give this one its own --run-dir"
+            raise StoreError("use", f"run directory {run_dir}", "a live sidecar has it", hint) from error
+        self._run_lock = fd
+
+    async def _open_store(self) -> Store:
+        """The store's lock may be held for a moment by copiers of a sidecar that was just killed."""
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                return Store(self.config.store_dir, self.config.store_size_bytes)
+            except StoreError as error:
+                if error.op != "lock" or time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(LOCK_POLL_S)
+
+    # -- connections -------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(16):
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, OSError):
+                return
+            try:
+                pid = check_peer(sock, self.config.allow_uids)
+                if len(self._strangers) + len(self._owners) >= MAX_PEERS:
+                    raise ProtocolError("attach", f"process {pid}", f"there are {MAX_PEERS} connections already")
+            except RekindleError as error:
+                Peer(sock, 0, lambda _, __: None, lambda _, __: None, self._count_refusal).refuse(error)
+                continue
+            peer = Peer(sock, pid, self._take_message, self._peer_closed, self._count_refusal)
+            loop = asyncio.get_running_loop()
+            self._strangers[peer] = loop.call_later(HELLO_TIMEOUT_S, peer.close, "it said no hello")
+
+    def _take_message(self, peer: Peer, message: Message) -> None:
+        engine = self._owners.get(peer)
+        if engine is not None:
+            engine.take_message(peer, message)
+        elif message.type == "hello":
+            self._take_hello(peer, message)
+        else:
+            raise ProtocolError("attach", peer.name, f"its first message is {message.type}, not hello")
+
+    def _take_hello(self, peer: Peer, message: Message) -> None:
+        instance, world_size = check_world(message, peer)
+        role = message["role"]
+        leader = LeaderAttachment.of(peer, message) if role == "leader" else None
+        rank = RankAttachment.of(peer, message) if role == "rank" else None
+        attachment = leader or rank
+        if attachment is None:
+            raise ProtocolError("attach", peer.name, f"its role is {role!r:.40}, wanted leader or rank")
+        try:
+            engine = self._engine_for(instance, world_size, message)
+            if leader is not None:
+                engine.add_leader(leader)
+            elif rank is not None:
+                engine.add_rank(rank)
+        except BaseException:
+            attachment.close()
+            self._forget_empty(instance)
+            raise
+        self._strangers.pop(peer).cancel()
+        self._owners[peer] = engine
+
+    def _forget_empty(self, instance: str) -> None:
+        engine = self._engines.get(instance)
+        if engine is not None and not engine.peers:
+            del self._engines[instance]
+
+    def _engine_for(self, instance: str, world_size: int, hello: Message) -> Engine:
+        assert self._stores is not None
+        engine = self._engines.get(instance)
+        if engine is not None:
+            for peer in engine.peers:
+                peer.notice_end()  # the engine may have come back before we saw it go
+            engine = self._engines.get(instance)
+        if engine is None:
+            config = self.config
+            engine = Engine(
+                instance,
+                hello,
+                EngineConfig(
+                    config.salvage_budget_s,
+                    config.restore_budget_s,
+                    config.fill_timeout_s,
+                    config.copier_timeout_s,
+                    config.copy_bandwidth,
+                ),
+                self._stores,
+                self._reports,
+                self._quiet.wait,
+                self._engine_released,
+            )
+            self._engines[instance] = engine
+        if engine.world_size != world_size:
+            problem = f"it says the world has {world_size} ranks, another half says {engine.world_size}"
+            raise ProtocolError("attach", f"engine {instance}", problem)
+        return engine
+
+    def _peer_closed(self, peer: Peer, reason: str) -> None:
+        timer = self._strangers.pop(peer, None)
+        if timer is not None:
+            timer.cancel()
+            return
+        engine = self._owners.pop(peer, None)
+        if engine is None:
+            return
+        if self._engines.get(engine.instance) is engine:
+            del self._engines[engine.instance]
+            self._dying.add(engine)
+            self._quiet.clear()
+        engine.peer_closed(peer, reason)
+
+    def _engine_released(self, engine: Engine) -> None:
+        self._dying.discard(engine)
+        self._bytes["checkpointed"] += engine.tally.bytes_checkpointed
+        self._bytes["restored"] += engine.tally.bytes_restored
+        self._copier_crashes += engine.tally.copier_crashes
+        if not self._dying:
+            self._quiet.set()
+
+    def _count_refusal(self, error: RekindleError) -> None:
+        self.refused[error.code] += 1
+        log.warning("event=refused code=%s error=%s", error.code, error)
+
+    # -- status ------------------------------------------------------------------------------------------------
+
+    def status(self) -> KeeperStatus:
+        engines = [*self._engines.values(), *self._dying]
+        return KeeperStatus(
+            version=_version(),
+            uptime_s=time.monotonic() - self._started,
+            ready=self._listener is not None,
+            engines=tuple(engine.status() for engine in engines),
+            stores=self._store_statuses(),
+            last_recovery=self._reports.last,
+            refused=dict(self.refused),
+            copier_crashes=self._copier_crashes + sum(engine.tally.copier_crashes for engine in engines),
+            bytes_checkpointed=self._bytes["checkpointed"] + sum(e.tally.bytes_checkpointed for e in engines),
+            bytes_restored=self._bytes["restored"] + sum(e.tally.bytes_restored for e in engines),
+        )
+
+    def engine_statuses(self) -> list[EngineStatus]:
+        return [engine.status() for engine in self._engines.values()]
+
+    def _store_statuses(self) -> tuple[StoreStatus, ...]:
+        if self._stores is None:
+            return ()
+        found = []
+        for store in self._stores.open_stores.values():
+            counters = store.catalog.counters()
+            found.append(
+                StoreStatus(
+                    directory=str(self.config.store_dir),
+                    size_bytes=store.arena.geometry.file_bytes,
+                    used_bytes=counters.stored_bytes,
+                    slots=counters.slot_count,
+                    pages=counters.stored,
+                    pinned=counters.pinned,
+                    evicted=counters.evicted_total,
+                    identity=store.identity.digest.hex()[:12],
+                    messages=store.report.messages,
+                )
+            )
+        return tuple(found)
+
+
+def _version() -> str:
+    try:
+        return version("rekindle")
+    except PackageNotFoundError:
+        return "0"

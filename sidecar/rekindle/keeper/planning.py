@@ -1,0 +1,54 @@
+"""The restore plan as messages, and fill requests as rows: the keeper's side of both, with all checks."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from rekindle_plugins.contract.errors import ProtocolError
+from rekindle_plugins.contract.journal import LAZY_ONLY
+
+from rekindle.keeper.transfers import FillRow
+from rekindle.store.catalog import Catalog
+
+MAX_PLAN_PAGES = 1 << 20
+MAX_FILL_ROWS = 1024
+MESSAGE_CHARS = 64 * 1024
+
+PlanRow = list[str | int]
+
+
+def plan_messages(catalog: Catalog, max_pages: int) -> Iterator[tuple[list[PlanRow], bool]]:
+    """(rows, is last) in messages of a bounded size: key, parent, group, tokens (u32 little-endian, hex)."""
+    rows: list[PlanRow] = []
+    chars = 0
+    for slot in catalog.restore_order(max_pages):
+        entry = catalog.entry(slot)
+        if entry.flags & LAZY_ONLY:
+            continue
+        tokens = struct.pack(f"<{len(entry.tokens)}I", *entry.tokens).hex()
+        rows.append([entry.key.hex(), entry.parent.hex(), entry.group, tokens])
+        chars += 160 + len(tokens)
+        if chars >= MESSAGE_CHARS:
+            yield rows, False
+            rows, chars = [], 0
+    yield rows, True
+
+
+def read_fill_rows(rows: list[Any], page_count: int, group_count: int, peer: str) -> list[FillRow]:
+    """Raises ProtocolError when a row is not [page id, epoch, group, key in hex] of this engine."""
+    if len(rows) > MAX_FILL_ROWS:
+        raise ProtocolError("fill", peer, f"{len(rows)} pages in one message, at most {MAX_FILL_ROWS}")
+    found: list[FillRow] = []
+    for row in rows:
+        try:
+            page_id, epoch, group, key = row
+            parsed = FillRow(page_id, epoch, group, bytes.fromhex(key))
+            is_possible = 0 <= page_id < page_count and 0 <= group < group_count and 0 <= epoch < 1 << 64
+        except (ValueError, TypeError) as error:
+            raise ProtocolError("fill", peer, f"{row!r:.120} is no fill row") from error
+        if not is_possible or len(parsed.key) != 32 or not all(isinstance(v, int) for v in row[:3]):
+            raise ProtocolError("fill", peer, f"{row!r:.120} cannot be: {page_count} pages, {group_count} groups")
+        found.append(parsed)
+    return found

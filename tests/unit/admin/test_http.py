@@ -1,0 +1,151 @@
+"""Health and metrics over a real connection on a port the kernel chose."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from rekindle.config import HttpAddress
+from rekindle.http.metrics import KeeperCollector
+from rekindle.http.server import HttpServer
+from rekindle_plugins.contract.errors import StoreError, UnavailableError
+from status_samples import EMPTY, ENGINE, PAGES, STATUS, STORE, FakeSource
+
+ANY = HttpAddress("127.0.0.1", 0)
+
+
+def get(source: FakeSource, paths: Sequence[str]) -> list[tuple[int, str]]:
+    async def main() -> list[tuple[int, str]]:
+        server = HttpServer(source, ANY)
+        await server.start()
+        answers = []
+        try:
+            assert server.address.port != 0
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{server.address.port}") as session:
+                for path in paths:
+                    async with session.get(path) as response:
+                        answers.append((response.status, await response.text()))
+        finally:
+            await server.stop()
+            await server.stop()
+        return answers
+
+    return asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def scrape(*statuses: Any) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """The samples of the last of several scrapes of one registry."""
+    source = FakeSource()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(KeeperCollector(source))
+    text = ""
+    for status in statuses:
+        source.value = status
+        text = generate_latest(registry).decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str, **labels: str) -> float | None:
+    return samples.get((f"rekindle_{name}", frozenset(labels.items())))
+
+
+def test_livez_says_the_loop_turns_whatever_the_keeper_says() -> None:
+    assert get(FakeSource(EMPTY), ["/livez"]) == [(200, '{"alive": true}')]
+    assert get(FakeSource(error=StoreError("a", "b", "c")), ["/livez"])[0][0] == 200
+
+
+def test_readyz_is_200_without_any_engine() -> None:
+    assert get(FakeSource(replace(STATUS, engines=())), ["/readyz"]) == [(200, '{"ready": true, "reasons": []}')]
+
+
+def test_readyz_is_503_with_reasons() -> None:
+    ((code, text),) = get(FakeSource(replace(EMPTY, stores=(STORE,))), ["/readyz"])
+    assert code == 503
+    assert "the keeper is not ready" in text
+    assert STORE.messages[0] in text
+    ((code, text),) = get(FakeSource(error=StoreError("open", "arena a1", "no space")), ["/readyz"])
+    assert code == 503
+    assert "no space" in text
+
+
+def test_metrics_are_prometheus_text_and_other_paths_are_404() -> None:
+    (code, text), (missing, _) = get(FakeSource(), ["/metrics", "/"])
+    assert (code, missing) == (200, 404)
+    assert 'rekindle_engines{backend="vllm",state="running"} 1.0' in text
+    assert "# TYPE rekindle_pages_checkpointed_total counter" in text
+    assert "python_info" not in text
+
+
+def test_metrics_tell_the_status() -> None:
+    samples = scrape(STATUS)
+    assert value(samples, "info", version="0.1.0") == 1
+    assert value(samples, "ready") == 1
+    assert value(samples, "pages_live", backend="vllm") == 1200
+    assert value(samples, "pages_pending", backend="vllm") == 4
+    assert value(samples, "pages_checkpointed_total", backend="vllm") == 1150
+    assert value(samples, "pages_lost_total", backend="vllm", reason="overwrite") == 3
+    assert value(samples, "pages_lost_total", backend="vllm", reason="journal") == 2
+    assert value(samples, "pages_rejected_total", backend="vllm", reason="fence-moved") == 7
+    assert value(samples, "shim_seconds_per_step", backend="vllm") == pytest.approx(12.25e-6)
+    assert value(samples, "store_used_bytes") == 1 << 29
+    assert value(samples, "store_evictions_total") == 17
+    assert value(samples, "checkpointed_bytes_total") == 5 << 30
+    assert value(samples, "connections_refused_total", reason="peer_refused") == 2
+    assert value(samples, "recoveries_total") == 3
+    assert value(samples, "last_recovery_restored_pages") == 990
+    assert value(samples, "last_recovery_down_seconds") == 2.5
+
+
+def test_no_label_names_an_instance_or_an_identity() -> None:
+    labels = {pair for _, labels in scrape(STATUS) for pair in labels}
+    assert {name for name, _ in labels} <= {"backend", "state", "reason", "version"}
+    assert not {ENGINE.instance, ENGINE.identity} & {text for _, text in labels}
+
+
+def test_what_has_not_happened_has_no_sample() -> None:
+    samples = scrape(EMPTY)
+    assert value(samples, "recoveries_total") == 0
+    assert not [name for name, _ in samples if name.startswith("rekindle_last_recovery")]
+
+
+def test_counters_do_not_fall_when_an_engine_goes_and_another_comes() -> None:
+    other = replace(ENGINE, instance="fresh", pages=replace(PAGES, checkpointed=5, rejected={}))
+    samples = scrape(STATUS, replace(STATUS, engines=()), replace(STATUS, engines=(other,)))
+    assert value(samples, "pages_checkpointed_total", backend="vllm") == 1155
+    assert value(samples, "pages_rejected_total", backend="vllm", reason="checksum") == 1
+
+
+def test_an_engine_that_begins_again_from_zero_adds_up() -> None:
+    again = replace(ENGINE, pages=replace(PAGES, checkpointed=10))
+    samples = scrape(STATUS, STATUS, replace(STATUS, engines=(again,)))
+    assert value(samples, "pages_checkpointed_total", backend="vllm") == 1160
+
+
+def test_endless_reasons_become_other() -> None:
+    rejected = {f"reason-{number:03d}": 1 for number in range(200)}
+    engine = replace(ENGINE, pages=replace(PAGES, rejected=rejected))
+    samples = scrape(replace(STATUS, engines=(engine,), refused=rejected))
+    for name, per in (("rekindle_pages_rejected_total", 168), ("rekindle_connections_refused_total", 168)):
+        found = {dict(labels)["reason"]: count for (sample, labels), count in samples.items() if sample == name}
+        assert len(found) == 33
+        assert found["other"] == per
+
+
+def test_a_port_that_is_taken_is_an_error_with_a_hint() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = HttpServer(FakeSource(), HttpAddress("127.0.0.1", taken.getsockname()[1]))
+        with pytest.raises(UnavailableError, match="in use") as caught:
+            asyncio.run(server.start())
+    assert "--http off" in caught.value.hint
