@@ -59,6 +59,7 @@ async def _measure(page_bytes: int, total_bytes: int) -> Figure:
         ArenaPart(0, page_bytes, page_bytes, pages),
         fence.fd,
         lock_fd,
+        0,
         lambda: None,
         done.put_nowait,
         lambda reason: None,
