@@ -7,8 +7,6 @@ one table of what can be set: the flag, the environment variable and the file ke
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import math
 import os
 import re
@@ -19,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rekindle_plugins.contract.errors import ConfigError
+
+from rekindle.toml import nearest, read_toml
 
 ENV_PREFIX = "REKINDLE_"
 OTHER_ENVIRONMENT = frozenset({"REKINDLE_CONFIG", "REKINDLE_SOCKET"})
@@ -58,6 +58,8 @@ class Config:
     copy_bandwidth: int = 0
     """Cap on checkpointing, in bytes per second of each rank; 0 is none. Salvage and restore are never held back."""
     allow_uids: frozenset[int] = field(default_factory=lambda: frozenset({os.geteuid()}))
+    plugin_dirs: tuple[Path, ...] = ()
+    """Directories with one folder a plugin; of two plugins of one name the later one wins."""
     log_level: str = "info"
     log_json: bool = False
 
@@ -128,6 +130,11 @@ def _parse_path(value: object) -> Path:
     return Path(os.path.abspath(os.path.expanduser(value)))
 
 
+def _parse_paths(value: object) -> tuple[Path, ...]:
+    items: Iterable[object] = value if isinstance(value, list | tuple) else str(value).split(os.pathsep)
+    return tuple(_parse_path(item) for item in items if item != "")
+
+
 def _parse_uids(value: object) -> frozenset[int]:
     items: Iterable[object] = value if isinstance(value, list | tuple) else str(value).split(",")
     texts = [str(item).strip() for item in items]
@@ -181,6 +188,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("copier_timeout", "copier_timeout_s", parse_duration, "Time before a copier is killed. Default: 5s."),
     Setting("copy_bandwidth", "copy_bandwidth", parse_bandwidth, "Cap on checkpointing, bytes/s. Default: none."),
     Setting("allow_uids", "allow_uids", _parse_uids, "User ids that may attach, comma separated. Default: our own."),
+    Setting("plugin_dir", "plugin_dirs", _parse_paths, "Directories of plugins, ':' between them. Default: none."),
     Setting("log_level", "log_level", _parse_level, "debug, info, warning or error. Default: info."),
     Setting("log_json", "log_json", _parse_bool, "Log JSON lines instead of key=value.", is_switch=True),
 )
@@ -248,23 +256,10 @@ def _check(config: Config) -> None:
 
 
 def _read_file(path: Path) -> Mapping[str, object]:
-    try:
-        toml: Any = importlib.import_module("tomllib")
-    except ModuleNotFoundError:
-        try:
-            toml = importlib.import_module("tomli")
-        except ModuleNotFoundError:
-            hint = "install tomli, use Python 3.11 or later, or set REKINDLE_* in the environment"
-            raise ConfigError("read", f"file {path}", "Python 3.10 cannot read TOML by itself", hint) from None
-    try:
-        content: dict[str, object] = toml.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("read", f"file {path}", error.strerror or str(error), "check --config") from None
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both of it
-        raise ConfigError("read", f"file {path}", f"it is not TOML: {error}", "key = value, one per line") from None
+    content = read_toml(path)
     for key in content:
         if key not in _BY_NAME:
-            raise ConfigError("read", f"file {path}", f"unknown key {key!r}", _nearest(key, sorted(_BY_NAME)))
+            raise ConfigError("read", f"file {path}", f"unknown key {key!r}", nearest(key, _BY_NAME))
     return content
 
 
@@ -273,15 +268,10 @@ def _unknown_environment(environ: Mapping[str, str]) -> tuple[str, ...]:
     known = {setting.env for setting in SETTINGS} | OTHER_ENVIRONMENT
     strange = [name for name in sorted(environ) if name.startswith(ENV_PREFIX) and name not in known]
     return tuple(
-        f"environment {name} is not a setting; {_nearest(name, sorted(known))}"
+        f"environment {name} is not a setting; {nearest(name, known)}"
         for name in strange
         if not _SERVICE_LINK.fullmatch(name)
     )
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else "known: " + ", ".join(known)
 
 
 def make_run_dir(config: Config) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from rekindle.backends import Backends
 from rekindle.config import Config
 from rekindle.keeper.keeper import Keeper
 
@@ -20,7 +21,8 @@ STATUS_PERIOD_S = 0.01
 
 async def serve(directory: Path, store_dir: Path, salvage_budget_s: float) -> None:
     keeper = Keeper(
-        Config(run_dir=directory, store_dir=store_dir, store_size_bytes=256 << 20, salvage_budget_s=salvage_budget_s)
+        Config(run_dir=directory, store_dir=store_dir, store_size_bytes=256 << 20, salvage_budget_s=salvage_budget_s),
+        Backends(),
     )
     await keeper.start()
     print("serving", flush=True)

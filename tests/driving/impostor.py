@@ -16,6 +16,7 @@ from rekindle_plugins.contract.fence import Fence
 from rekindle_plugins.contract.geometry import GroupGeometry, Region, Run
 from rekindle_plugins.contract.identity import Identity
 from rekindle_plugins.contract.journal import JournalWriter
+from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.contract.sharedmem import create_sealed
 
 PAGES, PAGE_TOKENS, PAGE_BYTES = 8, 4, 4096
@@ -84,7 +85,7 @@ class Impostor:
         return {
             "role": role,
             "instance": self.instance,
-            "backend": "impostor",
+            "plugin": PluginInfo("impostor", "1", "no engine").to_json(),
             "engine_version": "1",
             "world_size": 1,
         }

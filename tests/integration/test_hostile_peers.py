@@ -17,7 +17,9 @@ from driving.arena import find_damage, stored_pages
 from driving.impostor import PAGE_BYTES, PAGE_TOKENS, PAGES, Impostor, Wire, packet
 from driving.reference import chain, prompt
 from rekindle_plugins.contract.journal import pack_payload
+from rekindle_plugins.contract.plugin import PluginInfo
 
+PLUGIN = PluginInfo("impostor", "1", "no engine").to_json()
 KEY, OTHER_KEY, ROOT = b"k" * 32, b"o" * 32, bytes(32)
 
 
@@ -191,7 +193,12 @@ def test_a_leader_with_wrong_descriptors_is_refused(
         ({"role": "king"}, "protocol"),
         ({"instance": ""}, "protocol"),
         ({"instance": "a\nb"}, "protocol"),
-        ({"backend": "\ud800"}, "protocol"),
+        ({"plugin": {}}, "protocol"),
+        ({"plugin": {**PLUGIN, "version": "\ud800"}}, "protocol"),
+        ({"plugin": {**PLUGIN, "name": "Not A Word"}}, "protocol"),
+        ({"plugin": {**PLUGIN, "capabilities": 7}}, "protocol"),
+        ({"plugin": {**PLUGIN, "api_version": [2, 0]}}, "version"),
+        ({"plugin": {**PLUGIN, "api_version": [1, 9]}}, "version"),
         ({"world_size": 0}, "protocol"),
         ({"world_size": 1 << 20}, "protocol"),
     ],

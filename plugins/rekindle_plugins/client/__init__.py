@@ -3,6 +3,7 @@
 from rekindle_plugins.client.eager import EagerTarget, restore_eagerly
 from rekindle_plugins.client.leader import Fill, FillPage, FillResult, Leader, LeaderConfig, PlannedPage
 from rekindle_plugins.client.rank import Rank, RankConfig
+from rekindle_plugins.client.shim import Shim
 
 __all__ = [
     "EagerTarget",
@@ -14,5 +15,6 @@ __all__ = [
     "PlannedPage",
     "Rank",
     "RankConfig",
+    "Shim",
     "restore_eagerly",
 ]

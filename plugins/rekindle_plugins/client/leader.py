@@ -25,6 +25,7 @@ from rekindle_plugins.contract.errors import ProtocolError
 from rekindle_plugins.contract.fence import Fence
 from rekindle_plugins.contract.identity import Identity
 from rekindle_plugins.contract.journal import JournalWriter, pack_payload
+from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.contract.presence import Presence
 from rekindle_plugins.contract.wire import Message
 
@@ -43,7 +44,7 @@ class LeaderConfig:
 
     attach_path: str
     instance: str
-    backend: str
+    plugin: PluginInfo
     engine_version: str
     identity: Identity
     page_count: int
@@ -262,7 +263,7 @@ class Leader:
         fields = {
             "role": "leader",
             "instance": config.instance,
-            "backend": config.backend,
+            "plugin": config.plugin.to_json(),
             "engine_version": config.engine_version,
             "world_size": config.world_size,
             "identity": dict(identity.fields),

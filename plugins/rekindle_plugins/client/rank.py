@@ -10,6 +10,7 @@ from typing import Any
 from rekindle_plugins.client.link import Link
 from rekindle_plugins.contract.errors import ProtocolError
 from rekindle_plugins.contract.geometry import Region
+from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.contract.wire import Message
 
 
@@ -17,7 +18,7 @@ from rekindle_plugins.contract.wire import Message
 class RankConfig:
     attach_path: str
     instance: str
-    backend: str
+    plugin: PluginInfo
     engine_version: str
     world_size: int
     handshake_timeout_s: float = 2.0
@@ -54,7 +55,7 @@ class Rank:
         fields = {
             "role": "rank",
             "instance": config.instance,
-            "backend": config.backend,
+            "plugin": config.plugin.to_json(),
             "engine_version": config.engine_version,
             "world_size": config.world_size,
             "region": self.region.to_json(),

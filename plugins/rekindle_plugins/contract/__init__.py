@@ -4,6 +4,7 @@ Stdlib only and free of side effects, so that it can be imported inside any engi
 Both halves import it; it imports neither.
 """
 
+from rekindle_plugins.contract.adapter import Adapter, Health, Launch, Wired
 from rekindle_plugins.contract.errors import (
     ConfigError,
     DeviceError,
@@ -22,12 +23,15 @@ from rekindle_plugins.contract.fence import Fence
 from rekindle_plugins.contract.geometry import GroupGeometry, Region, Run
 from rekindle_plugins.contract.identity import Identity, Mismatch
 from rekindle_plugins.contract.journal import JournalReader, JournalWriter, Record
+from rekindle_plugins.contract.plugin import Capability, PluginInfo, Stage, Stages
 from rekindle_plugins.contract.presence import Presence
 from rekindle_plugins.contract.sharing import DeviceBuffer
 from rekindle_plugins.contract.wire import API_VERSION, Channel, Message
 
 __all__ = [
     "API_VERSION",
+    "Adapter",
+    "Capability",
     "Channel",
     "ConfigError",
     "DeviceBuffer",
@@ -35,13 +39,16 @@ __all__ = [
     "Fence",
     "GeometryError",
     "GroupGeometry",
+    "Health",
     "Identity",
     "IdentityError",
     "JournalReader",
     "JournalWriter",
+    "Launch",
     "Message",
     "Mismatch",
     "PeerRefusedError",
+    "PluginInfo",
     "Presence",
     "ProtocolError",
     "Record",
@@ -49,8 +56,11 @@ __all__ = [
     "Region",
     "RekindleError",
     "Run",
+    "Stage",
+    "Stages",
     "StoreError",
     "StoreFullError",
     "UnavailableError",
     "VersionError",
+    "Wired",
 ]

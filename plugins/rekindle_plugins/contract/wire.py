@@ -51,7 +51,7 @@ _HEADER = struct.Struct("<4sHHHH")
 
 _STR, _INT, _LIST, _DICT, _BOOL, _NUM = str, int, list, dict, bool, (int, float)
 SCHEMA: Mapping[str, Mapping[str, Any]] = {
-    "hello": {"role": _STR, "instance": _STR, "backend": _STR, "engine_version": _STR, "world_size": _INT},
+    "hello": {"role": _STR, "instance": _STR, "plugin": _DICT, "engine_version": _STR, "world_size": _INT},
     "welcome": {"state": _STR, "stored_pages": _INT, "restore_budget_s": _NUM},
     "refuse": {"code": _STR, "message": _STR, "hint": _STR},
     "plan": {"plan_id": _INT, "max_pages": _INT},

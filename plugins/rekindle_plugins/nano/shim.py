@@ -1,12 +1,13 @@
 """The nano engine's shim. Read this first when you write one: it is the whole of what an engine needs.
 
     engine calls            what the shim does
-    ready                   attach the memory (Rank) and the scheduler (Leader), restore eagerly
+    ready                   initialize: identity, geometry; attach: memory (Rank), scheduler (Leader), eager restore
     pages_allocated         raise the fence
     page_complete           commit
     step_done               one wake-up; heartbeat
     lookup, load, poll      lazy restore, at a request's demand
     cache_reset             everything stored is void
+    close                   finalize
 
 All of it runs on the engine's thread. The one outermost guard is `Guard`: a failure here is a cold cache, no more.
 """
@@ -17,15 +18,18 @@ import logging
 import os
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rekindle_plugins.client.eager import EagerRestore, restore_eagerly
 from rekindle_plugins.client.guard import Guard, guarded
 from rekindle_plugins.client.leader import FillPage, FillResult, Leader, LeaderConfig, PlannedPage
 from rekindle_plugins.client.rank import Rank, RankConfig
+from rekindle_plugins.client.shim import Shim
 from rekindle_plugins.contract.geometry import GroupGeometry, Region, Run
 from rekindle_plugins.contract.identity import Identity
+from rekindle_plugins.contract.plugin import PluginInfo, Stage
 from rekindle_plugins.contract.sharing import SHM
+from rekindle_plugins.nano.plugin import INFO
 
 if TYPE_CHECKING:
     import argparse
@@ -40,10 +44,13 @@ ENGINE_VERSION = "1"
 ATTACH_WAIT_S = 2.5
 
 
-class NanoShim:
+class NanoShim(Shim):
     """Implements the nano engine's `CacheHooks`."""
 
+    info: ClassVar[PluginInfo] = INFO
+
     def __init__(self, run_dir: str) -> None:
+        super().__init__()
         self.guard = Guard(log, self._give_up)
         self._attach_path = os.path.join(run_dir, "attach.sock")
         self._instance = f"nano-{uuid.uuid4().hex}"
@@ -52,12 +59,16 @@ class NanoShim:
         self._loads: dict[int, tuple[str, Sequence[CachedPage]]] = {}
         self._reported: list[LoadReport] = []
 
-    @guarded(lambda: None)
-    def ready(self, cache: KVCache, blocks: PagePool) -> None:
+    # -- life --------------------------------------------------------------------------------------------------
+
+    def initialize(self, cache: KVCache, blocks: PagePool) -> None:
+        """What the pages are, and what makes them reusable."""
+        self.stages.enter(Stage.INITIALIZED)
         from nano_engine.hooks import LoadReport  # the engine's own type, known only inside it
 
         self._report = LoadReport
         self._blocks = blocks
+        self._cache = cache
         geometry = cache.geometry
         self._identity = Identity.of(
             {
@@ -70,14 +81,19 @@ class NanoShim:
                 "weight_version": "0",
             }
         )
-        region, fds = self.share(cache)
-        rank_config = RankConfig(self._attach_path, self._instance, "nano", ENGINE_VERSION, 1)
+
+    def attach(self) -> None:
+        """Both connections, and the restore."""
+        self.stages.enter(Stage.ATTACHED)
+        geometry = self._cache.geometry
+        region, fds = self.share(self._cache)
+        rank_config = RankConfig(self._attach_path, self._instance, INFO, ENGINE_VERSION, 1)
         self._rank = Rank(rank_config, region, fds, log)
         self._leader = Leader(
             LeaderConfig(
                 self._attach_path,
                 self._instance,
-                "nano",
+                INFO,
                 ENGINE_VERSION,
                 self._identity,
                 geometry.pages,
@@ -92,6 +108,12 @@ class NanoShim:
         # Also when nothing was stored at that moment: the last pages of the engine before may just be being salvaged.
         if self._leader.linked:
             self._eager = restore_eagerly(self._leader, self, self._leader.restore_budget_s)
+
+    def finalize(self) -> None:
+        if self.stages.stage is Stage.ATTACHED:
+            self._leader.close()
+            self._rank.close()
+        self.stages.enter(Stage.FINALIZED)
 
     def share(self, cache: KVCache) -> tuple[Region, Sequence[int]]:
         """The cache's memory as a region, and the descriptors that go with it."""
@@ -120,6 +142,11 @@ class NanoShim:
         self._blocks.release(page_ids[::-1])  # type: ignore[arg-type]
 
     # -- CacheHooks --------------------------------------------------------------------------------------------
+
+    @guarded(lambda: None)
+    def ready(self, cache: KVCache, blocks: PagePool) -> None:
+        self.initialize(cache, blocks)
+        self.attach()
 
     @guarded(lambda: None)
     def pages_allocated(self, page_ids: Sequence[PageId]) -> None:
@@ -193,8 +220,7 @@ class NanoShim:
 
     @guarded(lambda: None)
     def close(self) -> None:
-        self._leader.close()
-        self._rank.close()
+        self.finalize()
 
 
 def connect(_: argparse.Namespace) -> NanoShim:

@@ -26,7 +26,14 @@ from rekindle_plugins.vllm.support import UnsupportedError
 from rekindle_plugins.vllm.worker import WorkerShim
 
 T = TypeVar("T")
+Half = TypeVar("Half", SchedulerShim, WorkerShim)
 log: logging.Logger = init_logger("vllm.rekindle")
+
+
+def _make(kind: type[Half], guard: Guard, vllm_config: Any, kv_cache_config: Any) -> Half:
+    half = kind(guard, log)
+    half.initialize(vllm_config, kv_cache_config)
+    return half
 
 
 class RekindleConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
@@ -38,9 +45,9 @@ class RekindleConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._scheduler: SchedulerShim | None = None
         self._worker: WorkerShim | None = None
         if role == KVConnectorRole.SCHEDULER:
-            self._scheduler = self._try(None, SchedulerShim, vllm_config, kv_cache_config, self._guard, log)
+            self._scheduler = self._try(None, _make, SchedulerShim, self._guard, vllm_config, kv_cache_config)
         else:
-            self._worker = self._try(None, WorkerShim, vllm_config, kv_cache_config, log)
+            self._worker = self._try(None, _make, WorkerShim, self._guard, vllm_config, kv_cache_config)
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -67,7 +74,7 @@ class RekindleConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
         if self._worker is not None:
-            self._try(None, self._worker.register, kv_caches)
+            self._try(None, self._worker.attach, kv_caches)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         return
@@ -101,7 +108,7 @@ class RekindleConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
         if self._scheduler is not None:
-            self._try(None, self._scheduler.bind_pool, gpu_block_pool)
+            self._try(None, self._scheduler.attach, gpu_block_pool)
 
     def on_new_request(self, request: Any) -> None:
         if self._scheduler is not None:
@@ -151,4 +158,4 @@ class RekindleConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def shutdown(self) -> None:
         for half in (self._scheduler, self._worker):
             if half is not None:
-                self._try(None, half.close)
+                self._try(None, half.finalize)

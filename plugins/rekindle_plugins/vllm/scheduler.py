@@ -14,17 +14,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from rekindle_plugins.client.eager import EagerRestore, restore_eagerly
 from rekindle_plugins.client.guard import Guard
 from rekindle_plugins.client.leader import Leader, LeaderConfig
+from rekindle_plugins.client.shim import Shim
+from rekindle_plugins.contract.plugin import PluginInfo, Stage
 from rekindle_plugins.vllm.adapters import Adapters
 from rekindle_plugins.vllm.eager import PoolTarget, can_restore_eagerly
 from rekindle_plugins.vllm.identity import identity_of, settle_hash_seed
 from rekindle_plugins.vllm.keys import Keys, flags, tokens_of
 from rekindle_plugins.vllm.loads import Loads
 from rekindle_plugins.vllm.messages import StepDone, StepPlan
+from rekindle_plugins.vllm.plugin import INFO
 from rekindle_plugins.vllm.settings import Settings
 from rekindle_plugins.vllm.support import UnsupportedError, check_parallel, groups_of
 from rekindle_plugins.vllm.tables import NULL_BLOCK, RequestTable
@@ -33,18 +36,15 @@ ATTACH_WAIT_S = 2.5
 IDLE_WAIT_S = 0.002
 
 
-class SchedulerShim:
+class SchedulerShim(Shim):
     """Everything of one engine start, from the moment the block pool exists."""
 
-    def __init__(self, vllm_config: Any, kv_cache_config: Any, guard: Guard, log: logging.Logger) -> None:
-        """Raises UnsupportedError when this configuration cannot be protected."""
-        self._guard = guard
+    info: ClassVar[PluginInfo] = INFO
+
+    def __init__(self, guard: Guard, log: logging.Logger) -> None:
+        super().__init__()
+        self.guard = guard
         self._log = log
-        self._config = vllm_config
-        self._settings = Settings.of(vllm_config)
-        self._world_size = check_parallel(vllm_config)
-        self._groups = groups_of(kv_cache_config)
-        self._block_count = int(kv_cache_config.num_blocks)
         self._tables: dict[str, RequestTable] = {}
         self._requests: dict[str, Any] = {}
         self._steps: dict[int, list[str]] = {}
@@ -57,12 +57,22 @@ class SchedulerShim:
         self._eager: EagerRestore | None = None
         self.leader: Leader | None = None
         self._loads: Loads | None = None
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    def initialize(self, vllm_config: Any, kv_cache_config: Any) -> None:
+        """Raises UnsupportedError when this configuration cannot be protected."""
+        self.stages.enter(Stage.INITIALIZED)
+        self._config = vllm_config
+        self._settings = Settings.of(vllm_config)
+        self._world_size = check_parallel(vllm_config)
+        self._groups = groups_of(kv_cache_config)
+        self._block_count = int(kv_cache_config.num_blocks)
         settle_hash_seed(str(vllm_config.cache_config.prefix_caching_hash_algo))
 
-    # -- start -------------------------------------------------------------------------------------------------
-
-    def bind_pool(self, pool: Any) -> None:
+    def attach(self, pool: Any) -> None:
         """The workers have registered their memory and warmed up; no request has come yet: attach and restore."""
+        self.stages.enter(Stage.ATTACHED)
         hash_block_size = int(getattr(pool, "hash_block_size", self._groups[0].block_size))
         if any(group.block_size % hash_block_size for group in self._groups):
             raise UnsupportedError("a KV-cache group's block size is no multiple of the hash block size")
@@ -75,7 +85,7 @@ class SchedulerShim:
             LeaderConfig(
                 settings.attach_path,
                 settings.instance,
-                "vllm",
+                INFO,
                 vllm.__version__,
                 self._identity,
                 self._block_count,
@@ -102,13 +112,13 @@ class SchedulerShim:
 
         def get_and_raise(num_blocks: int) -> list[Any]:
             blocks = get_new_blocks(num_blocks)
-            self._guard.call(None, leader.raise_pages, [block.block_id for block in blocks])
+            self.guard.call(None, leader.raise_pages, [block.block_id for block in blocks])
             return blocks
 
         def reset_and_tell() -> bool:
             done = reset_prefix_cache()
             if done:
-                self._guard.call(None, self.reset)
+                self.guard.call(None, self.reset)
             return done
 
         pool.get_new_blocks = get_and_raise
@@ -335,7 +345,8 @@ class SchedulerShim:
         loaded, bad = self._loads.take_finished()
         return StepPlan(0, loaded, bad)
 
-    def close(self) -> None:
+    def finalize(self) -> None:
+        self.stages.enter(Stage.FINALIZED)
         if self.leader is not None:
             self.leader.close()
 

@@ -11,14 +11,18 @@ import hashlib
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rekindle_plugins.client.cuda import export_buffers
+from rekindle_plugins.client.guard import Guard
 from rekindle_plugins.client.rank import Rank, RankConfig
+from rekindle_plugins.client.shim import Shim
 from rekindle_plugins.contract.errors import DeviceError
 from rekindle_plugins.contract.geometry import Region
+from rekindle_plugins.contract.plugin import PluginInfo, Stage
 from rekindle_plugins.contract.sharing import SHM, DeviceBuffer
 from rekindle_plugins.vllm.geometry import View, describe, group_geometry, view_of
+from rekindle_plugins.vllm.plugin import INFO
 from rekindle_plugins.vllm.settings import Settings
 from rekindle_plugins.vllm.support import UnsupportedError, check_parallel, groups_of
 
@@ -37,19 +41,28 @@ class Shared:
     fds: tuple[int, ...]
 
 
-class WorkerShim:
+class WorkerShim(Shim):
     """One rank's memory."""
 
-    def __init__(self, vllm_config: Any, kv_cache_config: Any, log: logging.Logger) -> None:
+    info: ClassVar[PluginInfo] = INFO
+
+    def __init__(self, guard: Guard, log: logging.Logger) -> None:
+        super().__init__()
+        self.guard = guard
         self._log = log
+        self._rank: Rank | None = None
+
+    def initialize(self, vllm_config: Any, kv_cache_config: Any) -> None:
+        """Raises UnsupportedError when this configuration cannot be protected."""
+        self.stages.enter(Stage.INITIALIZED)
         self._settings = Settings.of(vllm_config)
         self._config = kv_cache_config
         self._world_size = check_parallel(vllm_config)
         self._groups = groups_of(kv_cache_config)
-        self._rank: Rank | None = None
 
-    def register(self, kv_caches: dict[str, Any]) -> None:
+    def attach(self, kv_caches: dict[str, Any]) -> None:
         """Shares the memory and begins to attach. Raises UnsupportedError when the memory cannot be protected."""
+        self.stages.enter(Stage.ATTACHED)
         import vllm
         from vllm.distributed import get_tensor_model_parallel_rank
 
@@ -66,14 +79,15 @@ class WorkerShim:
         )
         settings = self._settings
         self._rank = Rank(
-            RankConfig(settings.attach_path, settings.instance, "vllm", vllm.__version__, self._world_size),
+            RankConfig(settings.attach_path, settings.instance, INFO, vllm.__version__, self._world_size),
             region,
             shared.fds,
             self._log,
         )
         self._rank.start()
 
-    def close(self) -> None:
+    def finalize(self) -> None:
+        self.stages.enter(Stage.FINALIZED)
         if self._rank is not None:
             self._rank.close()
 

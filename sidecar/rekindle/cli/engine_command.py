@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-VLLM_KV_TRANSFER_CONFIG: Mapping[str, str] = {
-    "kv_connector": "RekindleConnector",
-    "kv_connector_module_path": "rekindle_plugins.vllm",
-    "kv_role": "kv_both",
-    "kv_load_failure_policy": "recompute",
-}
+from rekindle_plugins.contract.adapter import RUN_DIR_VARIABLE, Launch
+from rekindle_plugins.contract.errors import ConfigError
+
+from rekindle.backends import Backends
 
 
 class EngineCommand(NamedTuple):
@@ -25,40 +21,35 @@ class EngineCommand(NamedTuple):
     note: str
 
 
-def with_connector(arguments: Sequence[str]) -> EngineCommand:
-    """Name our connector to a vLLM server that names none. Any other command is left alone."""
-    arguments = tuple(arguments)
-    if not _is_vllm_server(arguments):
-        hidden = any("vllm serve" in part or "vllm.entrypoints" in part for part in arguments)
-        note = "this looks like vLLM inside a shell: add --kv-transfer-config there yourself" if hidden else ""
-        return EngineCommand(arguments, note)
-    # vLLM takes underscores for dashes, and --kv-transfer-config.kv_connector=… for the JSON's fields.
-    if any(part.replace("_", "-").startswith("--kv-transfer-config") for part in arguments):
-        return EngineCommand(arguments, "vLLM keeps the --kv-transfer-config it was given")
-    flag = ("--kv-transfer-config", json.dumps(dict(VLLM_KV_TRANSFER_CONFIG), separators=(",", ":")))
-    return EngineCommand(arguments + flag, f"vLLM gets {flag[0]} '{flag[1]}'")
+def wired(arguments: Sequence[str], backends: Backends, backend: str | None = None) -> EngineCommand:
+    """The command with the flags of its engine's plugin. A command that nobody knows, or can edit, is left alone.
+
+    Raises ConfigError when `backend` names no plugin, or the command looks like two engines.
+    """
+    launch = Launch(tuple(arguments))
+    adapter = backends.named(backend) if backend else backends.for_launch(launch)
+    if adapter is None:
+        return EngineCommand(launch.words, "no plugin knows this command: it runs as it is (`rekindle plugin list`)")
+    try:
+        done = adapter.wire(launch)
+    except ConfigError as error:
+        return EngineCommand(launch.words, f"{error.subject}: {error.problem}; {error.hint}")
+    return EngineCommand(done.launch.words, done.note)
 
 
-def _is_vllm_server(arguments: tuple[str, ...]) -> bool:
-    if any(part == "vllm.entrypoints" or part.startswith("vllm.entrypoints.") for part in arguments):
-        return True
-    return any(
-        os.path.basename(first) == "vllm" and second == "serve" for first, second in itertools.pairwise(arguments)
-    )
-
-
-def engine_environment(environ: Mapping[str, str], run_dir: Path) -> dict[str, str]:
+def engine_environment(environ: Mapping[str, str], run_dir: Path, folders: Sequence[Path] = ()) -> dict[str, str]:
     """The environment of an engine: ours, the run dir, and the plugins first on its PYTHONPATH.
+
+    `folders`: plugin folders, for shims that are not of ours.
 
     Makes a folder ``<run_dir>/plugins`` where the plugins lie among other packages: those must not shadow the
     engine's own, which may be for another Python.
     """
-    folder = _plugin_folder(run_dir)
-    before = environ.get("PYTHONPATH")
+    places = [str(_plugin_folder(run_dir)), *map(str, folders), environ.get("PYTHONPATH", "")]
     return {
         **environ,
-        "REKINDLE_RUN_DIR": str(run_dir),
-        "PYTHONPATH": f"{folder}{os.pathsep}{before}" if before else str(folder),
+        RUN_DIR_VARIABLE: str(run_dir),
+        "PYTHONPATH": os.pathsep.join(place for place in places if place),
     }
 
 

@@ -18,6 +18,7 @@ from rekindle.config import make_run_dir
 @click.option("--restart-delay", "restart_delay_s", type=click.FloatRange(min=0.01), default=0.5, show_default=True)
 @click.option("--restart-delay-limit", "limit_s", type=click.FloatRange(min=0.01), default=30.0, show_default=True)
 @click.option("--healthy-after", "healthy_s", type=click.FloatRange(min=0), default=60.0, show_default=True)
+@click.option("--backend", help="The engine's plugin, where the command does not tell. See `rekindle plugin list`.")
 @click.option("--grace", "grace_s", type=click.FloatRange(min=0), default=15.0, show_default=True)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -26,6 +27,7 @@ def run(
     limit_s: float,
     healthy_s: float,
     grace_s: float,
+    backend: str | None,
     command: tuple[str, ...],
     **flags: object,
 ) -> None:
@@ -35,14 +37,16 @@ def run(
     with a pause that doubles; a sidecar that is running in the run dir already is used. Times are in seconds. The
     exit code is the engine's.
     """
+    from rekindle.backends import discover
     from rekindle.cli.child import adopt_orphans
-    from rekindle.cli.engine_command import engine_environment, with_connector
+    from rekindle.cli.engine_command import engine_environment, wired
     from rekindle.cli.supervisor import Plan, Policy, SidecarFailedError, Supervisor
 
     config, warnings = load_config(config_file, flags)
     for warning in (*warnings, *make_run_dir(config)):
         say(warning)
-    engine = with_connector(command)
+    backends = discover(config.plugin_dirs)
+    engine = wired(command, backends, backend)
     if engine.note:
         say(engine.note)
     sidecar = [sys.executable, "-m", "rekindle.cli", "serve", *as_arguments(config_file, flags)]
@@ -51,7 +55,7 @@ def run(
         sidecar_environment=os.environ,
         admin_socket=config.admin_socket,
         engine=engine.arguments,
-        engine_environment=engine_environment(os.environ, config.run_dir),
+        engine_environment=engine_environment(os.environ, config.run_dir, backends.folders),
     )
     policy = Policy(restart_delay_s, max(limit_s, restart_delay_s), healthy_s, grace_s)
     adopt_orphans()

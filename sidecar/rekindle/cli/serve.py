@@ -46,11 +46,14 @@ async def serve_until_signalled(config: Config) -> None:
     """
     # Imported here, one after the other, because each is needed only by this command and none of them is small.
     from rekindle.admin.server import AdminServer
+    from rekindle.backends import discover
     from rekindle.keeper import Keeper
 
     ended = _on_signals()
     async with AsyncExitStack() as running:
-        keeper = Keeper(config)
+        backends = discover(config.plugin_dirs)
+        running.callback(backends.close)
+        keeper = Keeper(config, backends)
         await keeper.start()
         running.push_async_callback(keeper.stop)
         admin = AdminServer(keeper, config.admin_socket)

@@ -20,13 +20,11 @@ from pathlib import Path
 
 import rekindle_plugins
 from rekindle_plugins.contract.errors import ConfigError, UnavailableError
+from rekindle_plugins.nano.adapter import NanoAdapter
+from rekindle_plugins.vllm.adapter import VllmAdapter
 
 from rekindle.demo.stream import is_up
 
-VLLM_TRANSFER = (
-    '{"kv_connector":"RekindleConnector","kv_connector_module_path":"rekindle_plugins.vllm",'
-    '"kv_role":"kv_both","kv_load_failure_policy":"recompute"}'
-)
 _POLL_S = 0.005
 
 
@@ -123,7 +121,7 @@ def nano_kind() -> EngineKind:
     def command(port: int, with_rekindle: bool) -> list[str]:
         argv = [sys.executable, "-m", "nano_engine", "--port", str(port), "--layers", "6", "--heads", "8"]
         argv += ["--pages", "1024"]
-        return argv + (["--plugin", "rekindle_plugins.nano:connect"] if with_rekindle else [])
+        return argv + (list(NanoAdapter().flags()) if with_rekindle else [])
 
     path = os.pathsep.join([str(examples), *_plugin_path()])
     return EngineKind("nano", 1600, 120, range(32, 127), 20.0, command, {"PYTHONPATH": path})
@@ -154,7 +152,7 @@ def vllm_kind(python: str, model: Path) -> EngineKind:
         argv = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port)]
         argv += ["--served-model-name", "m", "--dtype", "float32", "--enforce-eager", "--block-size", "32"]
         argv += ["--max-model-len", "4096", "--enable-prompt-tokens-details"]
-        return argv + (["--kv-transfer-config", VLLM_TRANSFER] if with_rekindle else [])
+        return argv + (list(VllmAdapter().flags()) if with_rekindle else [])
 
     environment = {
         "PYTHONPATH": os.pathsep.join(_plugin_path()),

@@ -6,7 +6,9 @@ that holds them, and a bad hello raises a typed error that names what was wrong.
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +17,12 @@ from rekindle_plugins.contract.fence import Fence
 from rekindle_plugins.contract.geometry import MAX_GROUPS, MAX_PAGES, Region
 from rekindle_plugins.contract.identity import Identity
 from rekindle_plugins.contract.journal import JournalReader
+from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.contract.sharing import KINDS, SHM
 from rekindle_plugins.contract.wire import Message
 
 from rekindle.keeper.peer import Peer
+from rekindle.store.layout import PageGeometry
 
 MAX_WORLD_SIZE = 64
 MAX_PAGE_TOKENS = 1 << 14
@@ -113,17 +117,28 @@ class RankAttachment:
         Message("", {}, self.fds).close_fds()
 
 
-def check_world(message: Message, peer: Peer) -> tuple[str, int]:
-    """(instance, world size) of any hello."""
-    instance, world_size = message["instance"], message["world_size"]
-    if not 1 <= len(instance) <= 128 or not instance.isprintable():
-        raise ProtocolError("attach", peer.name, f"instance is {instance!r:.80}")
-    for name in ("backend", "engine_version"):
-        if not message[name].isprintable():
-            raise ProtocolError("attach", peer.name, f"{name} is {message[name]!r:.80}")
-    if not 1 <= world_size <= MAX_WORLD_SIZE:
-        raise ProtocolError("attach", peer.name, f"world_size is {world_size}, wanted 1..{MAX_WORLD_SIZE}")
-    return instance, world_size
+@dataclass(frozen=True)
+class Hello:
+    """What leaders and ranks both say first: which engine they are of, and by which plugin they speak."""
+
+    instance: str
+    plugin: PluginInfo
+    engine_version: str
+    world_size: int
+
+    @staticmethod
+    def of(peer: Peer, message: Message) -> Hello:
+        """Raises ProtocolError, or VersionError for a plugin that was written for another contract than ours."""
+        instance, engine_version, world_size = message["instance"], message["engine_version"], message["world_size"]
+        if not 1 <= len(instance) <= 128 or not instance.isprintable():
+            raise ProtocolError("attach", peer.name, f"instance is {instance!r:.80}")
+        if not engine_version.isprintable():
+            raise ProtocolError("attach", peer.name, f"engine_version is {engine_version!r:.80}")
+        if not 1 <= world_size <= MAX_WORLD_SIZE:
+            raise ProtocolError("attach", peer.name, f"world_size is {world_size}, wanted 1..{MAX_WORLD_SIZE}")
+        plugin = PluginInfo.from_json(message["plugin"])
+        plugin.check("the sidecar")
+        return Hello(instance, plugin, engine_version[:64], world_size)
 
 
 def read_generation(message: Message, peer: Peer) -> int:
@@ -146,6 +161,17 @@ def check_together(leader: LeaderAttachment, ranks: list[RankAttachment]) -> Non
                 f"{region.page_count} pages of {tokens} tokens, the leader says {leader.page_count} of "
                 f"{leader.group_tokens}",
             )
+
+
+def with_layout(identity: Identity, regions: Sequence[Region]) -> Identity:
+    """The leader's identity with what only the ranks know: the meaning of the bytes in their parts."""
+    layouts = sorted((region.rank, region.layout, region.part_bytes) for region in regions)
+    return identity.with_field("page_layout", hashlib.sha256(repr(layouts).encode()).hexdigest()[:32])
+
+
+def page_geometry(leader: LeaderAttachment, regions: Sequence[Region]) -> PageGeometry:
+    """What a slot of the arena must hold: one page of any group, all ranks together."""
+    return PageGeometry(max(region.part_bytes for region in regions), len(regions), max(leader.group_tokens))
 
 
 def _is_count(value: object, limit: int) -> bool:

@@ -8,24 +8,29 @@ The life is the state machine of `rekindle.lifecycle.machine`; `_happen` is the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 from rekindle_plugins.contract.errors import ProtocolError, RekindleError
-from rekindle_plugins.contract.fence import HEADER_BYTES as FENCE_HEADER_BYTES
 from rekindle_plugins.contract.identity import Identity
-from rekindle_plugins.contract.journal import Record
 from rekindle_plugins.contract.wire import Message
 
+from rekindle.backends import Backends
 from rekindle.copier.memory import ArenaPart
-from rekindle.keeper.attachment import LeaderAttachment, RankAttachment, check_together, read_generation
+from rekindle.keeper.attachment import (
+    Hello,
+    LeaderAttachment,
+    RankAttachment,
+    check_together,
+    page_geometry,
+    read_generation,
+    with_layout,
+)
+from rekindle.keeper.checkpoint import Checkpoint
 from rekindle.keeper.engine_status import page_counters
 from rekindle.keeper.lane import Lane, LaneSpec
 from rekindle.keeper.peer import Peer
@@ -41,13 +46,9 @@ from rekindle.store.layout import PageGeometry
 
 log = logging.getLogger("rekindle.engine")
 
-RECORDS_PER_PUMP = 128
 QUEUED_PLAN_MESSAGES = 16
 """Parts of a plan that may wait for the leader to read them."""
 READ_POLL_S = 0.002
-MAX_SAVING = 512
-"""Pages claimed and not yet copied. The journal holds the backlog behind them."""
-NEVER = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,17 @@ class Engine:
 
     def __init__(
         self,
-        instance: str,
-        hello: Message,
+        hello: Hello,
         config: EngineConfig,
         stores: Stores,
+        backends: Backends,
         reports: Reports,
         salvages: Callable[[], Any],
         on_released: Callable[[Engine], None],
     ) -> None:
-        self.instance = instance
-        self.backend = str(hello["backend"])[:64]
-        self.engine_version = str(hello["engine_version"])[:64]
-        self.world_size = int(hello["world_size"])
+        self.hello = hello
+        self.instance = hello.instance
+        self.world_size = hello.world_size
         self.state = State.WAITING
         self.tally = Tally()
         self.attached_at = time.monotonic()
@@ -83,18 +83,15 @@ class Engine:
         self.store: OpenStore | None = None
         self._config = config
         self._stores = stores
+        self._backends = backends
         self._reports = reports
         self._salvages = salvages
         self._on_released = on_released
         self._loop = asyncio.get_running_loop()
         self._leader: LeaderAttachment | None = None
         self._ranks: dict[int, RankAttachment] = {}
-        self._transfers: Transfers | None = None
-        self._generation = 0
+        self._checkpoint: Checkpoint | None = None
         self._resetting = asyncio.Lock()
-        self._announced = np.zeros(0, np.uint64)
-        self._epochs = np.zeros(0, np.uint64)
-        self._pump_scheduled = False
         self._opening: asyncio.Task[None] | None = None
         self._planning: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -145,7 +142,10 @@ class Engine:
             for identity in leader.purge:
                 self._stores.purge(self._with_layout(identity))
             leader.identity = self._with_layout(leader.identity)
-            others = self._stores.mismatches(leader.identity)  # before they may have to make room
+            backend = self.hello.plugin.name
+            self._backends.admit(backend, leader.identity, self.hello.engine_version)
+            others = self._stores.mismatches(leader.identity, partial(self._backends.judge, backend))
+            # (asked before the others may have to make room)
             self.store = await self._stores.acquire(leader.identity, self._page_geometry(leader))
         except RekindleError as error:
             log.warning("event=engine_refused instance=%s error=%s", self.instance, error)
@@ -155,9 +155,7 @@ class Engine:
         if self._lost_at:
             self._release_store()
             return
-        self._generation = leader.generation
-        self._announced = np.full(leader.page_count, NEVER, np.uint64)
-        self._epochs = np.frombuffer(leader.fence.mapping, np.uint64, leader.page_count, FENCE_HEADER_BYTES)
+        self._checkpoint = Checkpoint(self.instance, leader, self.tally, self._committed, lambda: self.is_alive)
         self._welcome()  # before the copiers' lifelines, which mean nothing to a leader that is not welcomed
         self._happen(Event.ATTACHED)
         stored = self.store.catalog.counters().stored
@@ -165,16 +163,13 @@ class Engine:
         self._reports.attached(self.identity_name, self.instance, stored, mismatches)
         for mismatch in mismatches:
             log.warning("event=identity_mismatch instance=%s field=%r", self.instance, mismatch)
-        self._loop.add_reader(leader.wake_fd, self._rung)
+        self._checkpoint.start()
 
     def _with_layout(self, identity: Identity) -> Identity:
-        """The leader's identity with what only the ranks know: the meaning of the bytes in their parts."""
-        layouts = [(rank, self._ranks[rank].region.layout, self._ranks[rank].region.part_bytes) for rank in self._ranks]
-        return identity.with_field("page_layout", hashlib.sha256(repr(sorted(layouts)).encode()).hexdigest()[:32])
+        return with_layout(identity, [rank.region for rank in self._ranks.values()])
 
     def _page_geometry(self, leader: LeaderAttachment) -> PageGeometry:
-        rank_bytes = max(rank.region.part_bytes for rank in self._ranks.values())
-        return PageGeometry(rank_bytes, self.world_size, max(leader.group_tokens))
+        return page_geometry(leader, [rank.region for rank in self._ranks.values()])
 
     def _welcome(self) -> None:
         assert self._leader is not None
@@ -228,11 +223,12 @@ class Engine:
         leader = self._leader
         assert leader is not None
         rows = read_fill_rows(message["pages"], leader.page_count, len(leader.group_tokens), leader.peer.name)
-        if self._transfers is None:
+        transfers = self._checkpoint.transfers if self._checkpoint is not None else None
+        if transfers is None:
             self._answer(message["fill_id"], [(row.page_id, "resetting") for row in rows])
             return
-        self._transfers.fill(message["fill_id"], rows)
-        self._transfers.flush()
+        transfers.fill(message["fill_id"], rows)
+        transfers.flush()
 
     def _restored(self, message: Message) -> None:
         rejected = {k[:40]: v for k, v in list(message["rejected"].items())[:32]}
@@ -251,20 +247,19 @@ class Engine:
             await self._reset_alone(identity, generation)
 
     async def _reset_alone(self, identity: Identity, generation: int) -> None:
-        leader, store = self._leader, self.store
-        if leader is None or store is None or not self.is_alive:
+        leader, store, checkpoint = self._leader, self.store, self._checkpoint
+        if leader is None or store is None or checkpoint is None or not self.is_alive:
             return
         log.warning("event=cache_reset instance=%s", self.instance)
         store.catalog.clear()
-        lanes = self._transfers.lanes if self._transfers is not None else []
-        self._transfers = None
-        for lane in lanes:
+        transfers, checkpoint.transfers = checkpoint.transfers, None
+        for lane in transfers.lanes if transfers is not None else ():
             await lane.close()
         if not self.is_alive:
             return
         self._release_store()
         leader.identity = identity = self._with_layout(identity)
-        self._generation = generation
+        checkpoint.generation = generation
         try:
             self.store = await self._stores.acquire(identity, self._page_geometry(leader))
         except RekindleError as error:
@@ -275,59 +270,11 @@ class Engine:
             return
         self._welcome()
         self._start_copiers()
-        self._pump_soon()  # a ring that came while there was nobody to copy has been heard and forgotten
+        checkpoint.pump_soon()  # a ring that came while there was nobody to copy has been heard and forgotten
 
     def _answer(self, fill_id: int, pages: list[tuple[int, str]]) -> None:
         if self._leader is not None:
             self._leader.peer.send("filled", fill_id=fill_id, pages=[list(page) for page in pages])
-
-    # -- checkpointing -----------------------------------------------------------------------------------------
-
-    def _rung(self) -> None:
-        assert self._leader is not None
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.eventfd_read(self._leader.wake_fd)
-        self._pump()
-
-    def _pump(self) -> None:
-        """Journal → claims → copiers, as far as there is room."""
-        self._pump_scheduled = False
-        leader, transfers = self._leader, self._transfers
-        if leader is None or transfers is None:
-            return
-        if leader.journal.generation != self._generation:
-            return  # a reset is on its way: nothing in the journal before it counts any more
-        room = min(RECORDS_PER_PUMP, MAX_SAVING - transfers.saving)
-        if room > 0:
-            drained = leader.journal.drain(room)
-            for error in drained.errors:
-                log.warning("event=record_dropped instance=%s error=%s", self.instance, error)
-                self.tally.reject("bad-record")
-            if drained.lost:
-                self.tally.lost_in_journal = min(self.tally.lost_in_journal + drained.lost, NEVER)
-                transfers.needs_announce = True
-            if drained.records:
-                self._take_records(drained.records)
-        transfers.flush()
-        if leader.journal.pending and transfers.saving < MAX_SAVING:
-            self._pump_soon()
-        elif transfers.needs_announce and self.is_alive and not leader.journal.pending:
-            transfers.needs_announce = False
-            leader.peer.send("announce", lost=self.tally.lost_in_journal)
-
-    def _take_records(self, records: list[Record]) -> None:
-        assert self._transfers is not None
-        self.tally.committed += len(records)
-        for record in records:
-            self._announced[record.page_id] = record.epoch
-        if self.state in (State.ATTACHED, State.RESTORING):
-            self._happen(Event.COMMITTED)
-        self._transfers.save(records)
-
-    def _pump_soon(self) -> None:
-        if not self._pump_scheduled:
-            self._pump_scheduled = True
-            self._loop.call_soon(self._pump)
 
     # -- the state machine's actions ---------------------------------------------------------------------------
 
@@ -348,17 +295,22 @@ class Engine:
             elif action is Action.REPORT_DEATH:
                 self._reports.died(self.identity_name, self.instance, self._why_lost, self._lost_at, **self._death)
 
+    def _committed(self) -> None:
+        if self.state in (State.ATTACHED, State.RESTORING):
+            self._happen(Event.COMMITTED)
+
     def _start_copiers(self) -> None:
-        leader, store = self._leader, self.store
+        leader, store, checkpoint = self._leader, self.store, self._checkpoint
         assert leader is not None
         assert store is not None
+        assert checkpoint is not None
         geometry = store.arena.geometry
         group_bytes = [
             sum(rank.region.groups[group].part_bytes for rank in self._ranks.values())
             for group in range(len(leader.group_tokens))
         ]
         transfers = Transfers(store.catalog, group_bytes, self.tally, self._answer)
-        self._transfers = transfers
+        checkpoint.transfers = transfers
         lock_fd = self._stores.store.lock_fd
         for rank in range(self.world_size):
             attachment = self._ranks[rank]
@@ -370,7 +322,7 @@ class Engine:
 
             def on_rows(rows: Any, rank: int = rank) -> None:
                 transfers.take_rows(rank, rows)
-                self._after_rows()
+                checkpoint.after_rows()
 
             def on_lifeline(fds: list[int], sent: Callable[[], None], rank: int = rank) -> None:
                 leader.peer.send("copier", fds, then=sent, rank=rank)
@@ -378,12 +330,6 @@ class Engine:
             transfers.lanes.append(
                 Lane(spec, self._config.copier_timeout_s, on_rows, on_lifeline, self._copier_crashed)
             )
-
-    def _after_rows(self) -> None:
-        if self._leader is not None and self._transfers is not None:
-            transfers = self._transfers
-            if transfers.needs_announce or self._leader.journal.pending:
-                self._pump_soon()
 
     def _copier_crashed(self, reason: str) -> None:
         self.note = f"a copier was lost: {reason}"[:400]
@@ -405,15 +351,13 @@ class Engine:
     async def _salvage(self) -> None:
         """Saves what can be saved, and lets go of the engine's memory whatever happens on the way."""
         self._happen(Event.SALVAGE_BEGUN)
-        leader, transfers, store = self._leader, self._transfers, self.store
+        checkpoint, store = self._checkpoint, self.store
         before, committed, unsaved = self.tally.checkpointed, self.tally.committed, 0
         try:
-            if leader is not None:
-                self._loop.remove_reader(leader.wake_fd)
-            if leader is not None and transfers is not None:
-                budget_s = self._config.salvage_budget_s
-                unsaved = await salvage(leader, transfers, self._generation, self._lost_at, budget_s, self._pump)
-            if leader is not None and store is not None and leader.journal.generation != self._generation:
+            if checkpoint is not None:
+                checkpoint.stop()
+                unsaved = await salvage(checkpoint, self._lost_at, self._config.salvage_budget_s)
+            if checkpoint is not None and store is not None and checkpoint.is_void:
                 log.warning("event=cache_reset instance=%s at=death", self.instance)
                 store.catalog.clear()
         finally:
@@ -430,20 +374,21 @@ class Engine:
 
     async def _let_go(self) -> None:
         """No copier of this engine exists after this. Their death also ends their mappings."""
-        transfers, self._transfers = self._transfers, None
-        if transfers is not None:
+        checkpoint = self._checkpoint
+        transfers = checkpoint.transfers if checkpoint is not None else None
+        if checkpoint is not None and transfers is not None:
+            checkpoint.transfers = None
             await asyncio.gather(*(lane.close() for lane in transfers.lanes))
 
     def _release(self) -> None:
         if self._released:
             return
         self._released = True
-        self._epochs = np.zeros(0, np.uint64)
+        if self._checkpoint is not None:
+            self._checkpoint.close()
         for rank in self._ranks.values():
             rank.close()
         if self._leader is not None:
-            with contextlib.suppress(ValueError, OSError):
-                self._loop.remove_reader(self._leader.wake_fd)
             self._leader.close()
         self._release_store()
         self._on_released(self)
@@ -476,22 +421,24 @@ class Engine:
     # -- status ------------------------------------------------------------------------------------------------
 
     def status(self) -> EngineStatus:
-        leader, transfers, tally = self._leader, self._transfers, self.tally
+        leader = self._leader
+        checkpoint = self._checkpoint if not self._released else None
         beat = leader.journal.heartbeat() if leader is not None and not self._released else None
-        unread = leader.journal.pending if beat and leader else 0
-        pending = min((transfers.saving if transfers else 0) + unread, NEVER)  # what the journal says may be anything
-        live = int(np.count_nonzero(self._announced == self._epochs)) if len(self._epochs) else 0
+        plugin = self.hello.plugin
         return EngineStatus(
             instance=self.instance,
-            backend=self.backend,
-            engine_version=self.engine_version,
+            backend=plugin.name,
+            plugin_version=plugin.version,
+            api_version="{}.{}".format(*plugin.api_version),
+            capabilities=tuple(sorted(capability.value for capability in plugin.capabilities)),
+            engine_version=self.hello.engine_version,
             state=self.state.value,
             world_size=self.world_size,
             ranks_attached=len(self._ranks),
             identity=self.identity_name,
             attached_s=time.monotonic() - self.attached_at,
             page_count=leader.page_count if leader is not None else 0,
-            pages=page_counters(tally, live, pending),
+            pages=page_counters(self.tally, checkpoint),
             steps=beat.steps_finished if beat else 0,
             outstanding=beat.outstanding if beat else 0,
             shim_us_per_step=beat.shim_ns / 1000 / beat.steps_finished if beat and beat.steps_finished else 0.0,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from rekindle.keeper.checkpoint import Checkpoint
 from rekindle.keeper.tally import Tally
 from rekindle.lifecycle.status import PageCounters
 
 
-def page_counters(tally: Tally, live: int, pending: int) -> PageCounters:
+def page_counters(tally: Tally, checkpoint: Checkpoint | None) -> PageCounters:
     return PageCounters(
-        live=live,
+        live=checkpoint.live if checkpoint is not None else 0,
         checkpointed=tally.checkpointed,
-        pending=pending,
+        pending=checkpoint.pending if checkpoint is not None else 0,
         lost_to_overwrite=tally.lost_to_overwrite,
         lost_in_journal=tally.lost_in_journal,
         already_stored=tally.already_stored,

@@ -19,8 +19,9 @@ from importlib.metadata import PackageNotFoundError, version
 from rekindle_plugins.contract.errors import ProtocolError, RekindleError, StoreError
 from rekindle_plugins.contract.wire import Message, check_peer
 
+from rekindle.backends import Backends
 from rekindle.config import Config
-from rekindle.keeper.attachment import LeaderAttachment, RankAttachment, check_world
+from rekindle.keeper.attachment import Hello, LeaderAttachment, RankAttachment
 from rekindle.keeper.engine import Engine, EngineConfig
 from rekindle.keeper.peer import Peer
 from rekindle.keeper.reports import Reports
@@ -39,8 +40,9 @@ LOCK_POLL_S = 0.02
 class Keeper:
     """`start`, then serve until `stop`. Everything runs on the event loop that called `start`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, backends: Backends) -> None:
         self.config = config
+        self.backends = backends
         self.refused: Counter[str] = Counter()
         self._engines: dict[str, Engine] = {}
         self._dying: set[Engine] = set()
@@ -157,7 +159,7 @@ class Keeper:
             raise ProtocolError("attach", peer.name, f"its first message is {message.type}, not hello")
 
     def _take_hello(self, peer: Peer, message: Message) -> None:
-        instance, world_size = check_world(message, peer)
+        hello = Hello.of(peer, message)
         role = message["role"]
         leader = LeaderAttachment.of(peer, message) if role == "leader" else None
         rank = RankAttachment.of(peer, message) if role == "rank" else None
@@ -165,14 +167,14 @@ class Keeper:
         if attachment is None:
             raise ProtocolError("attach", peer.name, f"its role is {role!r:.40}, wanted leader or rank")
         try:
-            engine = self._engine_for(instance, world_size, message)
+            engine = self._engine_for(hello)
             if leader is not None:
                 engine.add_leader(leader)
             elif rank is not None:
                 engine.add_rank(rank)
         except BaseException:
             attachment.close()
-            self._forget_empty(instance)
+            self._forget_empty(hello.instance)
             raise
         self._strangers.pop(peer).cancel()
         self._owners[peer] = engine
@@ -182,8 +184,9 @@ class Keeper:
         if engine is not None and not engine.peers:
             del self._engines[instance]
 
-    def _engine_for(self, instance: str, world_size: int, hello: Message) -> Engine:
+    def _engine_for(self, hello: Hello) -> Engine:
         assert self._stores is not None
+        instance = hello.instance
         engine = self._engines.get(instance)
         if engine is not None:
             for peer in engine.peers:
@@ -192,7 +195,6 @@ class Keeper:
         if engine is None:
             config = self.config
             engine = Engine(
-                instance,
                 hello,
                 EngineConfig(
                     config.salvage_budget_s,
@@ -202,14 +204,18 @@ class Keeper:
                     config.copy_bandwidth,
                 ),
                 self._stores,
+                self.backends,
                 self._reports,
                 self._quiet.wait,
                 self._engine_released,
             )
             self._engines[instance] = engine
-        if engine.world_size != world_size:
-            problem = f"it says the world has {world_size} ranks, another half says {engine.world_size}"
-            raise ProtocolError("attach", f"engine {instance}", problem)
+        for what, ours, theirs in (
+            ("world of ranks", hello.world_size, engine.hello.world_size),
+            ("plugin", hello.plugin, engine.hello.plugin),
+        ):
+            if ours != theirs:
+                raise ProtocolError("attach", f"engine {instance}", f"its {what} is {ours}, another half says {theirs}")
         return engine
 
     def _peer_closed(self, peer: Peer, reason: str) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rekindle_plugins.contract.errors import IdentityError, RekindleError, StoreError
-from rekindle_plugins.contract.identity import Identity
+from rekindle_plugins.contract.identity import Identity, Mismatch
 
 from rekindle.store.arena import Arena
 from rekindle.store.catalog import Catalog
@@ -22,6 +23,8 @@ from rekindle.store.report import OpenReport
 from rekindle.store.store import OpenedArena, Store
 
 log = logging.getLogger("rekindle.store")
+
+Judge = Callable[[Identity, Identity], Sequence[Mismatch]]
 
 
 @dataclass
@@ -94,8 +97,8 @@ class Stores:
             path.unlink()
             log.warning("event=store_purged identity=%s arena=deleted", identity.digest.hex()[:12])
 
-    def mismatches(self, identity: Identity) -> tuple[str, ...]:
-        """Why the pages of other identities in the directory cannot be used: the fields that differ."""
+    def mismatches(self, identity: Identity, judge: Judge) -> tuple[str, ...]:
+        """Why the pages of other identities in the directory cannot be used, as `judge` (engine, stored) tells it."""
         found: list[str] = []
         for other in self.store.others(identity.digest):
             try:
@@ -103,7 +106,7 @@ class Stores:
             except (IdentityError, ValueError):
                 found.append(f"{other.path.name}: its identity cannot be read")
                 continue
-            found.extend(str(mismatch) for mismatch in identity.mismatches(stored))
+            found.extend(str(mismatch) for mismatch in judge(identity, stored))
         return tuple(found[:32])
 
     def close(self) -> None:

@@ -72,6 +72,10 @@ class EngineStatus:
     """Requests the engine had work for at its last step."""
     shim_us_per_step: float
     note: str = ""
+    plugin_version: str = ""
+    api_version: str = ""
+    """The contract that the engine's plugin was written for."""
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

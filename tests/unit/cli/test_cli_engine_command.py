@@ -9,8 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from rekindle.backends import Backends, discover
 from rekindle.cli import engine_command
-from rekindle.cli.engine_command import engine_environment, with_connector
+from rekindle.cli.engine_command import engine_environment, wired
+from rekindle_plugins.contract.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def backends() -> Backends:
+    return discover()
 
 
 @pytest.mark.parametrize(
@@ -21,8 +28,10 @@ from rekindle.cli.engine_command import engine_environment, with_connector
         ["python", "-m", "vllm.entrypoints.openai.api_server"],
     ],
 )
-def test_a_vllm_server_gets_our_connector_at_the_end_and_the_operator_is_told(command: list[str]) -> None:
-    arguments, note = with_connector(command)
+def test_a_vllm_server_gets_our_connector_at_the_end_and_the_operator_is_told(
+    command: list[str], backends: Backends
+) -> None:
+    arguments, note = wired(command, backends)
     assert list(arguments[: len(command)]) == command
     flag, text = arguments[len(command) :]
     assert flag == "--kv-transfer-config"
@@ -38,20 +47,36 @@ def test_a_vllm_server_gets_our_connector_at_the_end_and_the_operator_is_told(co
 @pytest.mark.parametrize(
     "given", [["--kv-transfer-config", "{}"], ["--kv-transfer-config={}"], ["--kv_transfer_config.kv_role=kv_both"]]
 )
-def test_a_connector_that_is_given_is_kept(given: list[str]) -> None:
+def test_a_connector_that_is_given_is_kept(given: list[str], backends: Backends) -> None:
     command = ("vllm", "serve", "m", *given)
-    assert with_connector(command).arguments == command
+    assert wired(command, backends).arguments == command
 
 
-def test_other_commands_are_left_alone() -> None:
-    for command in (("python", "-m", "nano_engine"), ("vllm", "bench", "serve"), ("serve", "vllm")):
-        assert with_connector(command) == (command, "")
+def test_the_nano_engine_gets_its_plugin(backends: Backends) -> None:
+    command = ("python", "-m", "nano_engine")
+    assert wired(command, backends).arguments == (*command, "--plugin", "rekindle_plugins.nano:connect")
 
 
-def test_vllm_inside_a_shell_is_left_alone_and_told() -> None:
+def test_other_commands_are_left_alone_and_told(backends: Backends) -> None:
+    for command in (("python", "-m", "http.server"), ("vllm", "bench", "serve"), ("serve", "vllm")):
+        arguments, note = wired(command, backends)
+        assert arguments == command
+        assert "no plugin knows" in note
+
+
+def test_a_backend_that_is_named_need_not_be_recognised(backends: Backends) -> None:
+    arguments, _ = wired(("./my-vllm",), backends, "vllm")
+    assert "--kv-transfer-config" in arguments
+    with pytest.raises(ConfigError, match="there is none"):
+        wired(("./my-vllm",), backends, "vlm")
+
+
+def test_vllm_inside_a_shell_is_left_alone_and_told(backends: Backends) -> None:
     command = ("sh", "-c", "exec vllm serve m")
-    assert with_connector(command).arguments == command
-    assert "inside a shell" in with_connector(command).note
+    arguments, note = wired(command, backends)
+    assert arguments == command
+    assert "a script for a shell" in note
+    assert "--kv-transfer-config {" in note
 
 
 def test_the_environment_names_the_run_dir_and_puts_the_plugins_first(tmp_path: Path) -> None:

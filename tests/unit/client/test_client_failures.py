@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from rekindle_plugins.client import FillPage, FillResult, Leader, LeaderConfig
 from rekindle_plugins.client.link import Link
-from rekindle_plugins.contract import Identity, Message
+from rekindle_plugins.contract import Identity, Message, PluginInfo
 from rekindle_plugins.contract.identity import REQUIRED
 from rekindle_plugins.nano.shim import NanoShim
 
 log = logging.getLogger("test")
 PAGES = 8
+PLUGIN = PluginInfo("test", "1", "no engine")
 
 
 def identity(version: str = "0") -> Identity:
@@ -26,7 +27,7 @@ def identity(version: str = "0") -> Identity:
 def make_leader(tmp_path: Path) -> Leader:
     """Not started: the test stands for both of its threads."""
     path = str(tmp_path / "attach.sock")
-    return Leader(LeaderConfig(path, "engine-1", "test", "1", identity(), PAGES, (4,), 1, journal_records=16), log)
+    return Leader(LeaderConfig(path, "engine-1", PLUGIN, "1", identity(), PAGES, (4,), 1, journal_records=16), log)
 
 
 class Connection:

@@ -67,7 +67,7 @@ class KeeperStatus(_message.Message):
     def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., ready: _Optional[bool] = ..., engines: _Optional[_Iterable[_Union[EngineStatus, _Mapping]]] = ..., stores: _Optional[_Iterable[_Union[StoreStatus, _Mapping]]] = ..., last_recovery: _Optional[_Union[RecoveryReport, _Mapping]] = ..., refused: _Optional[_Mapping[str, int]] = ..., copier_crashes: _Optional[int] = ..., bytes_checkpointed: _Optional[int] = ..., bytes_restored: _Optional[int] = ...) -> None: ...
 
 class EngineStatus(_message.Message):
-    __slots__ = ("instance", "backend", "engine_version", "state", "world_size", "ranks_attached", "identity", "attached_s", "page_count", "pages", "steps", "outstanding", "shim_us_per_step", "note")
+    __slots__ = ("instance", "backend", "engine_version", "state", "world_size", "ranks_attached", "identity", "attached_s", "page_count", "pages", "steps", "outstanding", "shim_us_per_step", "note", "plugin_version", "api_version", "capabilities")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,9 @@ class EngineStatus(_message.Message):
     OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
     SHIM_US_PER_STEP_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    API_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     instance: str
     backend: str
     engine_version: str
@@ -96,7 +99,10 @@ class EngineStatus(_message.Message):
     outstanding: int
     shim_us_per_step: float
     note: str
-    def __init__(self, instance: _Optional[str] = ..., backend: _Optional[str] = ..., engine_version: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., world_size: _Optional[int] = ..., ranks_attached: _Optional[int] = ..., identity: _Optional[str] = ..., attached_s: _Optional[float] = ..., page_count: _Optional[int] = ..., pages: _Optional[_Union[PageCounters, _Mapping]] = ..., steps: _Optional[int] = ..., outstanding: _Optional[int] = ..., shim_us_per_step: _Optional[float] = ..., note: _Optional[str] = ...) -> None: ...
+    plugin_version: str
+    api_version: str
+    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, instance: _Optional[str] = ..., backend: _Optional[str] = ..., engine_version: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., world_size: _Optional[int] = ..., ranks_attached: _Optional[int] = ..., identity: _Optional[str] = ..., attached_s: _Optional[float] = ..., page_count: _Optional[int] = ..., pages: _Optional[_Union[PageCounters, _Mapping]] = ..., steps: _Optional[int] = ..., outstanding: _Optional[int] = ..., shim_us_per_step: _Optional[float] = ..., note: _Optional[str] = ..., plugin_version: _Optional[str] = ..., api_version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PageCounters(_message.Message):
     __slots__ = ("live", "checkpointed", "pending", "lost_to_overwrite", "lost_in_journal", "already_stored", "restored", "rejected")

@@ -1,0 +1,143 @@
+"""The adapter: the half of a plugin that runs inside the sidecar (and in `rekindle run`, `inject` and `plugin`).
+
+It holds no page and no state of an engine; it answers questions about its kind of engine:
+
+    recognises, wire    is this command or container one of mine, and what must be added so that the shim is loaded?
+    judge               may pages of that identity come back into this engine?
+    health              where does the engine say whether it serves, and what does its answer mean?
+
+Stdlib and contract only, so that it can be loaded anywhere. A method that fails fails alone: the engine concerned is
+treated as one without an adapter, and `rekindle plugin list` says why.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from rekindle_plugins.contract.errors import ConfigError
+from rekindle_plugins.contract.identity import Identity, Mismatch
+from rekindle_plugins.contract.plugin import PluginInfo
+
+RUN_DIR_VARIABLE = "REKINDLE_RUN_DIR"
+SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "ksh"})
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How an engine is started: a process' command line, or a container's.
+
+    A container may leave `command` empty: then its image's own entry point is run with `args`.
+    """
+
+    command: tuple[str, ...]
+    args: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The whole command line."""
+        return self.command + self.args
+
+    @property
+    def is_shell(self) -> bool:
+        """Whether a shell is given a script (`sh -c "…"`), which nobody can edit safely."""
+        words = self.words
+        flags = [word for word in words[1:] if word.startswith("-")]
+        return bool(words) and os.path.basename(words[0]) in SHELLS and any("c" in flag.lstrip("-") for flag in flags)
+
+    def with_args(self, *more: str) -> Launch:
+        return replace(self, args=self.args + more) if self.args else replace(self, command=self.command + more)
+
+    def with_environment(self, **more: str) -> Launch:
+        return replace(self, environment={**self.environment, **more})
+
+
+@dataclass(frozen=True)
+class Wired:
+    """A launch with what the shim needs. `note`: what was done, or was there already, in one line."""
+
+    launch: Launch
+    note: str = ""
+
+
+class Health(enum.Enum):
+    """What an engine says of itself when it is asked."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    FAILED = "failed"
+
+
+class Adapter(ABC):
+    """Base of all adapters. One object a backend and process; `initialize` comes first, `finalize` last, each once.
+
+    What is not overridden does what is right for an engine with an HTTP server and nothing unusual.
+    """
+
+    info: ClassVar[PluginInfo]
+    health_path: ClassVar[str] = "/health"
+    """Where the engine's own server tells its health."""
+    port: ClassVar[int] = 8000
+    """Where that server listens when the command line does not say."""
+
+    def initialize(self) -> None:
+        """Called before anything else. Raise any RekindleError to stay out: the plugin is listed with the reason."""
+        return
+
+    def attach(self, engine: Identity, engine_version: str) -> None:
+        """An engine of this backend has come, and its pages are about to be asked for.
+
+        Raise any RekindleError to refuse it, with a hint that its operator can follow. Called again by every start.
+        """
+        return
+
+    def finalize(self) -> None:
+        """The process ends. Never raises."""
+        return
+
+    @abstractmethod
+    def recognises(self, launch: Launch) -> bool:
+        """Whether a command line or container starts this engine. Cheap, and never raises."""
+
+    @abstractmethod
+    def wire(self, launch: Launch) -> Wired:
+        """The launch with the flags that load the shim. What is wired already is left as it is.
+
+        The environment (PYTHONPATH, REKINDLE_RUN_DIR) is the caller's part. Raises ConfigError, with the manual recipe
+        as its hint, where that cannot be done safely; nothing is ever guessed.
+        """
+
+    def flags(self) -> tuple[str, ...]:
+        """What `wire` adds to a plain command, word by word, for people to add by hand."""
+        return ()
+
+    def judge(self, engine: Identity, stored: Identity) -> Sequence[Mismatch]:
+        """Why pages stored under one identity may not come back into an engine of the other; empty: they may.
+
+        An adapter can find more reasons, or explain them better. It cannot take one away: pages are only ever looked
+        for under an identity that is equal in every field.
+        """
+        return engine.mismatches(stored)
+
+    def read_health(self, status: int, body: bytes) -> Health:
+        """What an answer from `health_path` means. `status` is HTTP's; no answer at all is not asked about."""
+        if status == 200:
+            return Health.SERVING
+        return Health.STARTING if status == 503 else Health.FAILED
+
+
+def refuse_shell(launch: Launch, info: PluginInfo, flags: Sequence[str]) -> None:
+    """Raises ConfigError where a launch is a script for a shell. The first thing a `wire` does."""
+    if launch.is_shell:
+        raise ConfigError(
+            "wire",
+            f"{info.name} command",
+            "it is a script for a shell, which cannot be edited safely",
+            f"add to the engine's command in it: {' '.join(flags)}",
+        )

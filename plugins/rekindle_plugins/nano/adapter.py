@@ -1,0 +1,30 @@
+"""The nano engine's adapter."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rekindle_plugins.contract.adapter import Adapter, Launch, Wired, refuse_shell
+from rekindle_plugins.contract.plugin import PluginInfo
+from rekindle_plugins.nano.plugin import INFO
+
+FLAG = "--plugin"
+FACTORY = "rekindle_plugins.nano:connect"
+
+
+class NanoAdapter(Adapter):
+    """`python -m nano_engine …`."""
+
+    info: ClassVar[PluginInfo] = INFO
+
+    def recognises(self, launch: Launch) -> bool:
+        return "nano_engine" in launch.words or (launch.is_shell and any("nano_engine" in w for w in launch.words))
+
+    def wire(self, launch: Launch) -> Wired:
+        refuse_shell(launch, self.info, self.flags())
+        if any(word == FLAG or word.startswith(f"{FLAG}=") for word in launch.words):
+            return Wired(launch, f"the nano engine keeps the {FLAG} it was given")
+        return Wired(launch.with_args(*self.flags()), f"the nano engine gets {FLAG} {FACTORY}")
+
+    def flags(self) -> tuple[str, ...]:
+        return (FLAG, FACTORY)

@@ -1,0 +1,131 @@
+"""The continuous checkpoint of one engine: journal → claims → copiers, as far as there is room.
+
+Runs on the keeper's event loop, woken by the engine's eventfd and by what the copiers have done. Never by a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+
+import numpy as np
+from rekindle_plugins.contract.fence import HEADER_BYTES as FENCE_HEADER_BYTES
+from rekindle_plugins.contract.journal import Record
+
+from rekindle.keeper.attachment import LeaderAttachment
+from rekindle.keeper.tally import Tally
+from rekindle.keeper.transfers import Transfers
+
+log = logging.getLogger("rekindle.engine")
+
+RECORDS_PER_PUMP = 128
+MAX_SAVING = 512
+"""Pages claimed and not yet copied. The journal holds the backlog behind them."""
+NEVER = (1 << 64) - 1
+
+
+class Checkpoint:
+    """Follows one engine's journal. Without `transfers` (before its copiers start, during a reset) it waits."""
+
+    def __init__(
+        self,
+        instance: str,
+        leader: LeaderAttachment,
+        tally: Tally,
+        on_commit: Callable[[], None],
+        may_ask: Callable[[], bool],
+    ) -> None:
+        """Args:
+        on_commit: called before the records of a pump are taken.
+        may_ask: whether the engine can still be asked to announce its pages.
+        """
+        self.transfers: Transfers | None = None
+        self.generation = leader.generation
+        """The reset up to which the journal's records belong to the store that `transfers` saves into."""
+        self._instance = instance
+        self._leader = leader
+        self._tally = tally
+        self._on_commit = on_commit
+        self._may_ask = may_ask
+        self._loop = asyncio.get_running_loop()
+        self._is_scheduled = False
+        self._announced = np.full(leader.page_count, NEVER, np.uint64)
+        self._epochs = np.frombuffer(leader.fence.mapping, np.uint64, leader.page_count, FENCE_HEADER_BYTES)
+
+    @property
+    def pending(self) -> int:
+        """Pages committed and not yet copied; bounded, since what the journal says may be anything."""
+        saving = self.transfers.saving if self.transfers is not None else 0
+        return min(saving + self._leader.journal.pending, NEVER)
+
+    @property
+    def live(self) -> int:
+        """Announced pages that were not handed out again, as far as we know."""
+        return int(np.count_nonzero(self._announced == self._epochs))
+
+    @property
+    def is_void(self) -> bool:
+        """The engine reset its cache, and the reset has not come to us: nothing in the journal before it counts."""
+        return self._leader.journal.generation != self.generation
+
+    def start(self) -> None:
+        self._loop.add_reader(self._leader.wake_fd, self._rung)
+
+    def stop(self) -> None:
+        with contextlib.suppress(ValueError, OSError):
+            self._loop.remove_reader(self._leader.wake_fd)
+
+    def close(self) -> None:
+        """Lets go of the fence, so that it can be unmapped."""
+        self.stop()
+        self.transfers = None
+        self._epochs = np.zeros(0, np.uint64)
+        self._announced = np.zeros(0, np.uint64)
+
+    def pump(self) -> None:
+        self._is_scheduled = False
+        journal, transfers = self._leader.journal, self.transfers
+        if transfers is None or self.is_void:
+            return
+        room = min(RECORDS_PER_PUMP, MAX_SAVING - transfers.saving)
+        if room > 0:
+            drained = journal.drain(room)
+            for error in drained.errors:
+                log.warning("event=record_dropped instance=%s error=%s", self._instance, error)
+                self._tally.reject("bad-record")
+            if drained.lost:
+                self._tally.lost_in_journal = min(self._tally.lost_in_journal + drained.lost, NEVER)
+                transfers.needs_announce = True
+            if drained.records:
+                self._take(transfers, drained.records)
+        transfers.flush()
+        if journal.pending and transfers.saving < MAX_SAVING:
+            self.pump_soon()
+        elif transfers.needs_announce and self._may_ask() and not journal.pending:
+            transfers.needs_announce = False
+            self._leader.peer.send("announce", lost=self._tally.lost_in_journal)
+
+    def pump_soon(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self.pump)
+
+    def after_rows(self) -> None:
+        """The copiers have made room, or lost something."""
+        if self.transfers is not None and (self.transfers.needs_announce or self._leader.journal.pending):
+            self.pump_soon()
+
+    def _rung(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.eventfd_read(self._leader.wake_fd)
+        self.pump()
+
+    def _take(self, transfers: Transfers, records: list[Record]) -> None:
+        self._tally.committed += len(records)
+        for record in records:
+            self._announced[record.page_id] = record.epoch
+        self._on_commit()
+        transfers.save(records)
