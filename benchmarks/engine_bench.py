@@ -30,6 +30,7 @@ class Restart:
     cold_s: list[float] = field(default_factory=list)
     warm_s: list[float] = field(default_factory=list)
     after_s: list[float] = field(default_factory=list)
+    again_s: list[float] = field(default_factory=list)
     without_s: list[float] = field(default_factory=list)
     recomputed: int = 0
     status: KeeperStatus | None = None
@@ -37,6 +38,10 @@ class Restart:
     def ratio(self) -> float:
         """Per prompt: the first request after the restart ÷ the median warm hit before; the median of those."""
         return median(after / warm for after, warm in zip(self.after_s, self.warm_s, strict=True))
+
+    def ratio_again(self) -> float:
+        """The same against warm hits in the same, fresh engine, right after: the machine has had no time to change."""
+        return median(after / again for after, again in zip(self.after_s, self.again_s, strict=True))
 
 
 def random_prompt(kind: EngineKind, seed: int, count: int) -> list[int]:
@@ -61,8 +66,7 @@ def measure_restart(kind: EngineKind, engine: Engine, sidecar: SidecarProcess) -
     unrelated = random_prompt(kind, 999, 64)
     first_token(engine, unrelated)
     result.cold_s = [first_token(engine, prompt)[0] for prompt in prompts]
-    rounds = [[first_token(engine, prompt)[0] for prompt in prompts] for _ in range(WARM_ROUNDS)]
-    result.warm_s = [median(times) for times in zip(*rounds, strict=True)]
+    result.warm_s = _warm_hits(engine, prompts)
     wait_until_copied(sidecar)
     engine.kill()
     engine.start(sidecar.run_dir)
@@ -72,8 +76,15 @@ def measure_restart(kind: EngineKind, engine: Engine, sidecar: SidecarProcess) -
         seconds, computed = first_token(engine, prompt)
         result.after_s.append(seconds)
         result.recomputed += computed
+    result.again_s = _warm_hits(engine, prompts)
     result.status = status_of(sidecar)
     return result
+
+
+def _warm_hits(engine: Engine, prompts: list[list[int]]) -> list[float]:
+    """Seconds, per prompt: the median of some rounds."""
+    rounds = [[first_token(engine, prompt)[0] for prompt in prompts] for _ in range(WARM_ROUNDS)]
+    return [median(times) for times in zip(*rounds, strict=True)]
 
 
 def status_of(sidecar: SidecarProcess) -> KeeperStatus:

@@ -1,4 +1,4 @@
-"""The continuous checkpoint of one engine: journal → claims → copiers, as far as there is room.
+"""The continuous checkpoint of one engine: journal → backlog → claims → copiers, as far as there is room.
 
 Runs on the keeper's event loop, woken by the engine's eventfd and by what the copiers have done. Never by a timer.
 """
@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 from rekindle_plugins.contract.fence import HEADER_BYTES as FENCE_HEADER_BYTES
-from rekindle_plugins.contract.journal import Record
 
 from rekindle.keeper.attachment import LeaderAttachment
+from rekindle.keeper.backlog import Backlog
 from rekindle.keeper.tally import Tally
 from rekindle.keeper.transfers import Transfers
 
@@ -23,7 +23,7 @@ log = logging.getLogger("rekindle.engine")
 
 RECORDS_PER_PUMP = 128
 MAX_SAVING = 512
-"""Pages claimed and not yet copied. The journal holds the backlog behind them."""
+"""Pages claimed and not yet copied. The rest waits in the backlog, newest conversations first."""
 NEVER = (1 << 64) - 1
 
 
@@ -52,6 +52,7 @@ class Checkpoint:
         self._may_ask = may_ask
         self._loop = asyncio.get_running_loop()
         self._is_scheduled = False
+        self._backlog = Backlog()
         self._announced = np.full(leader.page_count, NEVER, np.uint64)
         self._epochs = np.frombuffer(leader.fence.mapping, np.uint64, leader.page_count, FENCE_HEADER_BYTES)
 
@@ -59,7 +60,12 @@ class Checkpoint:
     def pending(self) -> int:
         """Pages committed and not yet copied; bounded, since what the journal says may be anything."""
         saving = self.transfers.saving if self.transfers is not None else 0
-        return min(saving + self._leader.journal.pending, NEVER)
+        return min(saving + self._unread, NEVER)
+
+    @property
+    def _unread(self) -> int:
+        """Records that were not given to the copiers yet."""
+        return len(self._backlog) + self._leader.journal.pending
 
     @property
     def live(self) -> int:
@@ -70,6 +76,12 @@ class Checkpoint:
     def is_void(self) -> bool:
         """The engine reset its cache, and the reset has not come to us: nothing in the journal before it counts."""
         return self._leader.journal.generation != self.generation
+
+    def restart(self, generation: int) -> None:
+        """The engine's cache was reset: what was read before is void. Set `transfers` when the new store is there."""
+        self.transfers = None
+        self.generation = generation
+        self._backlog.clear()
 
     def start(self) -> None:
         self._loop.add_reader(self._leader.wake_fd, self._rung)
@@ -87,24 +99,15 @@ class Checkpoint:
 
     def pump(self) -> None:
         self._is_scheduled = False
-        journal, transfers = self._leader.journal, self.transfers
+        transfers = self.transfers
         if transfers is None or self.is_void:
             return
-        room = min(RECORDS_PER_PUMP, MAX_SAVING - transfers.saving)
-        if room > 0:
-            drained = journal.drain(room)
-            for error in drained.errors:
-                log.warning("event=record_dropped instance=%s error=%s", self._instance, error)
-                self._tally.reject("bad-record")
-            if drained.lost:
-                self._tally.lost_in_journal = min(self._tally.lost_in_journal + drained.lost, NEVER)
-                transfers.needs_announce = True
-            if drained.records:
-                self._take(transfers, drained.records)
+        self._read(transfers)
+        transfers.save(self._backlog.take(min(RECORDS_PER_PUMP, MAX_SAVING - transfers.saving)))
         transfers.flush()
-        if journal.pending and transfers.saving < MAX_SAVING:
+        if self._unread and transfers.saving < MAX_SAVING:
             self.pump_soon()
-        elif transfers.needs_announce and self._may_ask() and not journal.pending:
+        elif transfers.needs_announce and self._may_ask() and not self._unread:
             transfers.needs_announce = False
             self._leader.peer.send("announce", lost=self._tally.lost_in_journal)
 
@@ -115,7 +118,7 @@ class Checkpoint:
 
     def after_rows(self) -> None:
         """The copiers have made room, or lost something."""
-        if self.transfers is not None and (self.transfers.needs_announce or self._leader.journal.pending):
+        if self.transfers is not None and (self.transfers.needs_announce or self._unread):
             self.pump_soon()
 
     def _rung(self) -> None:
@@ -123,9 +126,21 @@ class Checkpoint:
             os.eventfd_read(self._leader.wake_fd)
         self.pump()
 
-    def _take(self, transfers: Transfers, records: list[Record]) -> None:
-        self._tally.committed += len(records)
-        for record in records:
+    def _read(self, transfers: Transfers) -> None:
+        """Journal → backlog."""
+        journal, tally = self._leader.journal, self._tally
+        if journal.pending and not self._backlog.room:
+            tally.lost_to_overwrite += self._backlog.drop(lambda r: self._epochs[r.page_id] != r.epoch)
+        drained = journal.drain(min(RECORDS_PER_PUMP, self._backlog.room))
+        for error in drained.errors:
+            log.warning("event=record_dropped instance=%s error=%s", self._instance, error)
+            tally.reject("bad-record")
+        if drained.lost:
+            tally.lost_in_journal = min(tally.lost_in_journal + drained.lost, NEVER)
+            transfers.needs_announce = True
+        if drained.records:
+            tally.committed += len(drained.records)
+            self._on_commit()
+        for record in drained.records:
             self._announced[record.page_id] = record.epoch
-        self._on_commit()
-        transfers.save(records)
+            self._backlog.add(record)

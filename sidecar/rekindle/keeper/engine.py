@@ -259,7 +259,7 @@ class Engine:
             return
         self._release_store()
         leader.identity = identity = self._with_layout(identity)
-        checkpoint.generation = generation
+        checkpoint.restart(generation)
         try:
             self.store = await self._stores.acquire(identity, self._page_geometry(leader))
         except RekindleError as error:

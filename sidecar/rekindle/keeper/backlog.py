@@ -1,0 +1,78 @@
+"""Records that were read from the journal and wait for a copier: newest conversations first, parents before children.
+
+While the copiers keep up, nothing waits here and the order is that of the journal. Under backlog what was committed
+last matters most: it belongs to who is talking now, while older pages are the likelier ones to be overwritten anyway.
+
+    chain     records that hang together by their parents, in the order in which they came: parents before children
+    take      from the chain that was added to last, its oldest record first
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from rekindle_plugins.contract.journal import Record
+
+MAX_RECORDS = 4096
+"""More stay in the journal, which loses its oldest when it overflows, and says so."""
+
+PageKey = tuple[int, bytes]
+
+
+class Backlog:
+    """Pure: no clock, no I/O."""
+
+    def __init__(self) -> None:
+        self._chains: dict[int, deque[Record]] = {}
+        """By number, the one that was added to last at the end."""
+        self._chain_of: dict[PageKey, int] = {}
+        self._next = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def room(self) -> int:
+        return max(0, MAX_RECORDS - self._count)
+
+    def add(self, record: Record) -> None:
+        """Behind its parent where that waits too, and its whole chain before all others."""
+        key = (record.group, record.key)
+        number = self._chain_of.get(key, self._chain_of.get((record.group, record.parent)))
+        if number is None:
+            number, self._next = self._next, self._next + 1
+        chain = self._chains.pop(number, None) or deque()
+        chain.append(record)
+        self._chains[number] = chain
+        self._chain_of[key] = number
+        self._count += 1
+
+    def take(self, limit: int) -> list[Record]:
+        """Removes and returns up to `limit` records, in the order in which they should be copied."""
+        taken: list[Record] = []
+        while self._chains and len(taken) < limit:
+            number, chain = next(reversed(self._chains.items()))
+            record = chain.popleft()
+            taken.append(record)
+            self._chain_of.pop((record.group, record.key), None)
+            if not chain:
+                del self._chains[number]
+        self._count -= len(taken)
+        return taken
+
+    def drop(self, is_stale: Callable[[Record], bool]) -> int:
+        """Forgets records whose pages were handed out again; returns how many."""
+        kept = [record for chain in self._chains.values() for record in chain if not is_stale(record)]
+        dropped = self._count - len(kept)
+        if dropped:
+            self.clear()
+            for record in kept:
+                self.add(record)
+        return dropped
+
+    def clear(self) -> None:
+        self._chains.clear()
+        self._chain_of.clear()
+        self._count = 0

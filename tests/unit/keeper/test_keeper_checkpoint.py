@@ -1,0 +1,143 @@
+"""Following a real journal: who is copied first when the copiers do not keep up."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from rekindle.copier.protocol import DoneRow, SaveRow, Status
+from rekindle.keeper import backlog
+from rekindle.keeper.attachment import LeaderAttachment
+from rekindle.keeper.checkpoint import MAX_SAVING, Checkpoint
+from rekindle.keeper.tally import Tally
+from rekindle.keeper.transfers import Transfers
+from rekindle.store import PageGeometry, Store
+from rekindle_plugins.contract import Fence, Identity, JournalReader, JournalWriter
+from rekindle_plugins.contract.identity import REQUIRED
+from rekindle_plugins.contract.journal import ROOT, pack_payload
+
+PAGES = 4 * MAX_SAVING
+
+
+@dataclass
+class RememberingLane:
+    saves: list[SaveRow] = field(default_factory=list)
+
+    def save(self, row: SaveRow) -> None:
+        self.saves.append(row)
+
+    def flush(self) -> None:
+        return
+
+
+@dataclass
+class Scene:
+    journal: JournalWriter
+    fence: Fence
+    checkpoint: Checkpoint
+    transfers: Transfers
+    lane: RememberingLane
+    tally: Tally
+    next_page: int = 0
+
+    def commit(self, session: str, count: int) -> list[int]:
+        """Page ids of `count` pages of a new conversation, in order."""
+        parent, ids = ROOT, []
+        for number in range(count):
+            key = hashlib.sha256(f"{session} {number}".encode()).digest()
+            ids.append(self.next_page)
+            self.journal.append(pack_payload(self.next_page, 0, 0, 0, key, parent, (1, 2)))
+            parent, self.next_page = key, self.next_page + 1
+        return ids
+
+    def turn(self) -> None:
+        """All pumps that are due."""
+        for _ in range(PAGES):
+            self.checkpoint.pump()
+
+    def finish(self, count: int) -> None:
+        """The copier has done the first `count` rows that it has not done yet."""
+        rows, self.lane.saves = self.lane.saves[:count], self.lane.saves[count:]
+        self.transfers.take_rows(0, [(row, DoneRow(row.slot, row.page_id, Status.OK, b"c" * 16)) for row in rows])
+
+    @property
+    def waiting(self) -> list[int]:
+        return [row.page_id for row in self.lane.saves]
+
+
+@contextmanager
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with Store(tmp_path, 8 << 20) as store:
+        opened = store.open(b"i" * 32, "{}", PageGeometry(64, 1, 2))
+        journal, fence = JournalWriter(2, PAGES), Fence.create(PAGES)
+        reader = JournalReader(os.dup(journal.fd), PAGES, (2,))
+        identity = Identity.of(dict.fromkeys(REQUIRED, "x"))
+        wake_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        leader = LeaderAttachment(None, identity, 0, [], PAGES, (2,), reader, fence, wake_fd)  # type: ignore[arg-type]
+        tally, lane = Tally(), RememberingLane()
+        transfers = Transfers(opened.catalog, [64], tally, lambda _, __: None, lanes=[lane])  # type: ignore[list-item]
+        checkpoint = Checkpoint("engine", leader, tally, lambda: None, lambda: False)
+        checkpoint.transfers = transfers
+        yield Scene(journal, fence, checkpoint, transfers, lane, tally)
+        checkpoint.close()
+        os.close(wake_fd)
+
+
+def test_a_copier_that_lags_gets_the_newest_conversation_next(tmp_path: Path) -> None:
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            s.commit("first", MAX_SAVING)
+            s.turn()
+            assert len(s.waiting) == MAX_SAVING
+            old, new = s.commit("old", 100), s.commit("new", 100)
+            s.turn()
+            s.finish(150)
+            s.turn()
+            assert s.waiting[MAX_SAVING - 150 :] == new + old[:50]
+            assert s.checkpoint.pending == MAX_SAVING + 50
+
+    asyncio.run(run())
+
+
+def test_a_reset_forgets_what_waits(tmp_path: Path) -> None:
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            s.commit("first", MAX_SAVING)
+            s.turn()
+            s.commit("old", 100)
+            s.turn()
+            s.checkpoint.restart(s.journal.raise_generation())
+            assert s.checkpoint.pending == 0
+            assert not s.checkpoint.is_void
+
+    asyncio.run(run())
+
+
+def test_pages_that_were_overwritten_while_they_waited_make_room_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "MAX_RECORDS", 100)
+
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            s.commit("first", MAX_SAVING)
+            s.turn()
+            old = s.commit("old", 100)
+            s.turn()
+            new = s.commit("new", 100)
+            s.turn()
+            assert s.tally.lost_to_overwrite == 0
+            s.fence.raise_pages(old)
+            s.turn()
+            assert s.tally.lost_to_overwrite == 100
+            s.finish(100)
+            s.turn()
+            assert s.waiting[MAX_SAVING - 100 :] == new
+
+    asyncio.run(run())
