@@ -63,7 +63,6 @@ def test_what_a_salvage_cannot_read_in_time_is_lost_and_nothing_else(
     report = pod.sidecar.recovery()
     assert report.pages_unsaved == len(chain([*late, *reference.tokens(late)[:-1]]))
     assert report.release_s is not None
-    assert report.release_s < 0.2 + 0.3
     assert set(stored_pages(pod.store_dir)) == stored
     assert find_damage(pod.store_dir, reference) == []
     engine.start()

@@ -69,7 +69,7 @@ def test_an_engine_that_kills_itself_twice_is_restarted_and_then_done(tmp_path: 
             os.kill(os.getpid(), signal.SIGKILL)
     """
     process = start(tmp_path, engine)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert left_behind(tmp_path) == []
     lines = [line.removeprefix("rekindle run: ") for line in said.splitlines() if line.startswith("rekindle run: ")]
@@ -96,7 +96,7 @@ def test_sigterm_reaches_the_engine_first_and_its_exit_code_is_ours(tmp_path: Pa
     process = start(tmp_path, engine)
     until((tmp_path / "up").exists)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 7, said
     assert "got SIGTERM, stopping" in said
     assert left_behind(tmp_path) == []
@@ -112,7 +112,7 @@ def test_an_engine_that_ignores_sigterm_is_killed_after_the_grace_time(tmp_path:
     process = start(tmp_path, engine, "--grace", "0.2")
     until((tmp_path / "up").exists)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL, said
     assert "did not end within 0.2 s" in said
     assert left_behind(tmp_path) == []
@@ -137,7 +137,7 @@ def test_a_sidecar_that_dies_is_restarted_and_the_engine_untouched(tmp_path: Pat
             break
     until(lambda: listens(tmp_path / "run" / "admin.sock"))
     (tmp_path / "enough").touch()
-    _, rest = process.communicate(timeout=20)
+    _, rest = process.communicate(timeout=60)
     assert process.returncode == 0, rest
     assert [line for line in lines if "sidecar was killed by SIGKILL" in line]
     assert "engine started: pid" not in rest
@@ -159,20 +159,20 @@ def test_a_live_sidecar_is_used_and_left_running(tmp_path: Path) -> None:
     first = start(tmp_path, engine)
     until((tmp_path / "up").exists)
     second = start(tmp_path, "pass")
-    _, said = second.communicate(timeout=20)
+    _, said = second.communicate(timeout=60)
     assert second.returncode == 0, said
     assert "sidecar is running already" in said
     assert "sidecar started" not in said
     assert listens(tmp_path / "run" / "admin.sock")
     (tmp_path / "enough").touch()
-    first.communicate(timeout=20)
+    first.communicate(timeout=60)
     assert left_behind(tmp_path) == []
 
 
 def test_a_sidecar_that_cannot_start_ends_the_run_with_its_exit_code(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("in the way")
     process = start(tmp_path, "raise SystemExit(9)")
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode not in (0, 9)
     assert "error: " in said
     assert "so neither did the engine" in said
@@ -183,7 +183,7 @@ def test_a_program_that_is_not_there_exits_2_and_stops_the_sidecar(tmp_path: Pat
     command = [sys.executable, "-m", "rekindle.cli", "run", "--run-dir", f"{tmp_path}/run", "--http", "off"]
     command += ["--store-dir", f"{tmp_path}/store", "--store-size", "16MiB", "--", "/no/such/engine"]
     environ = CLEAN | {"TEST_MARK": str(tmp_path)}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environ, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ, check=False)
     assert run.returncode == 2
     assert "error: start /no/such/engine: No such file" in run.stderr
     assert left_behind(tmp_path) == []
