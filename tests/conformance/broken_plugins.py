@@ -227,7 +227,7 @@ class IsNeverFinalized(Broken):
 
 
 class UsesUnverifiedFills(Broken):
-    breaks = ("fills-failed", "")
+    breaks = ("fills-failed", "wrong tokens")
 
     class shim(NanoShim):
         def _loaded(self, result: FillResult) -> None:

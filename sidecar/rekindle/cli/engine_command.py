@@ -65,10 +65,15 @@ def _package() -> Path:
     return Path(found.submodule_search_locations[0]).resolve()
 
 
+def is_alone(place: Path) -> bool:
+    """Whether the plugins' place holds nothing else: what does would shadow the engine's own packages."""
+    beside = {entry.name for entry in place.iterdir()} - {_package().name, "__pycache__"}
+    return all(name.startswith(".") for name in beside)
+
+
 def _plugin_folder(run_dir: Path) -> Path:
     package = _package()
-    beside = {entry.name for entry in package.parent.iterdir()} - {package.name, "__pycache__"}
-    if not any(not name.startswith(".") for name in beside):
+    if is_alone(package.parent):
         return package.parent
     folder = run_dir / "plugins"
     folder.mkdir(mode=0o755, exist_ok=True)

@@ -20,7 +20,7 @@ def flags(name: str, run_dir: Path | None, plugin_dir: str | None, config_file: 
     from rekindle_plugins.contract.adapter import RUN_DIR_VARIABLE
 
     from rekindle.backends import discover
-    from rekindle.cli.engine_command import plugin_places
+    from rekindle.cli.engine_command import is_alone, plugin_places
     from rekindle.config import load
 
     backends = discover(plugin_dirs(config_file, plugin_dir))
@@ -31,6 +31,10 @@ def flags(name: str, run_dir: Path | None, plugin_dir: str | None, config_file: 
     finally:
         backends.close()
     sockets = load({"run_dir": run_dir}, os.environ, config_file).config.run_dir
-    path = os.pathsep.join(map(str, plugin_places(mine)))
+    places = plugin_places(mine)
+    path = os.pathsep.join(map(str, places))
     click.echo(f"environment: PYTHONPATH={shlex.quote(path)} {RUN_DIR_VARIABLE}={shlex.quote(str(sockets))}")
     click.echo(f"command: {shlex.join(words)}" if words else "command: nothing to add")
+    if not is_alone(places[0]):
+        hint = "it holds other packages too; for an engine with packages of its own, unpack the wheel into a folder"
+        click.echo(f"note: {places[0]}: {hint}", err=True)

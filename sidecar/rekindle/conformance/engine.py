@@ -164,7 +164,7 @@ class Engine:
     def _ask(self, call: str, limit_s: float, *args: Any) -> Any:
         answer = self._exchange(call, limit_s, args)
         if "error" in answer:
-            raise BrokenPromiseError(f"{call} raised {answer['error'].strip()}")
+            raise BrokenPromiseError(f"{call} raised {answer['error']}\n{answer['trace'].strip()}")
         return answer["value"]
 
     def _exchange(self, call: str, limit_s: float, args: Sequence[Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rekindle_plugins.contract.errors import ProtocolError, RekindleError
+from rekindle_plugins.contract.journal import ROOT
 from rekindle_plugins.contract.wire import API_VERSION, Channel, Message
 
 from rekindle.conformance.attached import Attached, Copy, PageKey, StoredPage
@@ -282,8 +283,10 @@ class Probe:
                 self._store(copy)
 
     def _store(self, copy: Copy) -> None:
+        """Pages without their parent are turned away, as in a catalog: they are announced once more, behind it."""
         record = copy.record
-        if copy.is_good and (record.group, record.key) not in self.stored:
+        is_orphan = record.parent != ROOT and (record.group, record.parent) not in self.stored
+        if copy.is_good and not is_orphan and (record.group, record.key) not in self.stored:
             self.stored[record.group, record.key] = StoredPage(record.parent, record.tokens, copy.data)
             self._presence.page_added(record.key, record.group)
 
@@ -306,8 +309,8 @@ class Probe:
         fill_id, rows = message["fill_id"], message["pages"]
 
         def finish() -> None:
-            answers = [[row[0], self._put_back(engine, *row)] for row in rows]
-            with contextlib.suppress(RekindleError, OSError, AssertionError):
+            with contextlib.suppress(RekindleError, OSError, ValueError):  # the engine may have gone meanwhile
+                answers = [[row[0], self._put_back(engine, *row)] for row in rows]
                 self._send(engine.leader, "filled", fill_id=fill_id, pages=answers)
 
         if self.manner.fills is Fills.HELD:

@@ -1,7 +1,7 @@
 """`python -m rekindle.conformance.child PARENT FD DRIVER ORDERS`: one engine start by its driver, as the kit says.
 
-Lines of JSON on the socket FD. The kit sends {"call", "args"}; answers are {"value"} or {"error", "kind"}, one a call
-and in order. Between them come the watch's events. The socket's end, or the kit's death, ends the child.
+Lines of JSON on the socket FD. The kit sends {"call", "args"}; answers are {"value"} or {"error", "kind", "trace"}, one
+a call and in order. Between them come the watch's events. The socket's end, or the kit's death, ends the child.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Conversation:
                     driver = _make(driver_reference)
                 value = _carry_out(driver, watch, order["call"], order["args"])
             except Exception as error:
-                self.tell({"error": traceback.format_exc(limit=-8), "kind": type(error).__name__})
+                told = "".join(traceback.format_exception_only(type(error), error)).strip()
+                self.tell({"error": told, "kind": type(error).__name__, "trace": traceback.format_exc(limit=-8)})
             else:
                 self.tell({"value": value})
 
