@@ -339,9 +339,11 @@ class Leader:
         """Announces a few live pages again, paced by the keeper, so that the ring never overflows by our doing."""
         if not self._to_announce:
             return None
-        if self._journal.backlog < self._journal.capacity // 2:
+        half = max(1, self._journal.capacity // 2)
+        if self._journal.backlog < half:
+            count = min(ANNOUNCE_BATCH, half)
             with self._lock:
-                batch, self._to_announce = self._to_announce[:ANNOUNCE_BATCH], self._to_announce[ANNOUNCE_BATCH:]
+                batch, self._to_announce = self._to_announce[:count], self._to_announce[count:]
                 for payload in [self._live.get(page_id) for page_id in batch]:
                     if payload is not None:
                         self._journal.append(payload)

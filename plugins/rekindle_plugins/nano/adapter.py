@@ -16,6 +16,7 @@ class NanoAdapter(Adapter):
     """`python -m nano_engine …`."""
 
     info: ClassVar[PluginInfo] = INFO
+    driver: ClassVar[str] = "rekindle_plugins.nano.driver:NanoDriver"
 
     def recognises(self, launch: Launch) -> bool:
         return "nano_engine" in launch.words or (launch.is_shell and any("nano_engine" in w for w in launch.words))

@@ -129,6 +129,11 @@ def discover(plugin_dirs: Sequence[Path] = ()) -> Backends:
     return Backends(tuple(loaded))
 
 
+def load_folder(path: Path) -> Found:
+    """One plugin folder by itself, loaded or with the reason why not."""
+    return _load(_of_folder(path))
+
+
 def _of_entry_point(entry: EntryPoint) -> Found:
     distribution = entry.dist
     source = f"{distribution.name} {distribution.version}" if distribution is not None else "an unknown distribution"

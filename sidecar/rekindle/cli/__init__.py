@@ -23,6 +23,7 @@ __all__ = ["cli", "main"]
         "serve": LazyCommand("rekindle.cli.serve", "serve", "Run the sidecar."),
         "run": LazyCommand("rekindle.cli.run", "run", "Run an engine and its sidecar, and restart what dies."),
         "status": LazyCommand("rekindle.cli.status", "status", "Show engines, stores and the last recovery."),
+        "plugin": LazyCommand("rekindle.cli.plugin", "plugin", "List, test and write plugins for engines."),
         "demo": LazyCommand("rekindle.cli.demo", "demo", "Kill an engine in the middle of its work, and watch."),
         "version": LazyCommand("rekindle.cli.version", "version", "Print the version."),
     },

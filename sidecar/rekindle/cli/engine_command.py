@@ -53,13 +53,27 @@ def engine_environment(environ: Mapping[str, str], run_dir: Path, folders: Seque
     }
 
 
-def _plugin_folder(run_dir: Path) -> Path:
+def plugin_places(folders: Sequence[Path] = ()) -> list[Path]:
+    """What an engine needs on its PYTHONPATH to find our plugins and those in `folders`. Makes nothing."""
+    return [_package().parent, *folders]
+
+
+def _package() -> Path:
     found = importlib.util.find_spec("rekindle_plugins")
     assert found is not None, "rekindle_plugins is installed with us"
     assert found.submodule_search_locations, "rekindle_plugins is a package"
-    package = Path(found.submodule_search_locations[0]).resolve()
-    beside = {entry.name for entry in package.parent.iterdir()} - {package.name, "__pycache__"}
-    if not any(not name.startswith(".") for name in beside):
+    return Path(found.submodule_search_locations[0]).resolve()
+
+
+def is_alone(place: Path) -> bool:
+    """Whether the plugins' place holds nothing else: what does would shadow the engine's own packages."""
+    beside = {entry.name for entry in place.iterdir()} - {_package().name, "__pycache__"}
+    return all(name.startswith(".") for name in beside)
+
+
+def _plugin_folder(run_dir: Path) -> Path:
+    package = _package()
+    if is_alone(package.parent):
         return package.parent
     folder = run_dir / "plugins"
     folder.mkdir(mode=0o755, exist_ok=True)

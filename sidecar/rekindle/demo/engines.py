@@ -72,7 +72,7 @@ class Engine:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=lambda: _die_with(parent),
+                preexec_fn=lambda: die_with(parent),
             )
         self.started_at = time.monotonic()
 
@@ -98,7 +98,8 @@ class Engine:
             process.wait()
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """For a child, before it becomes its program: the kernel kills it when the process `parent` ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rekindle_plugins.contract.errors import UnavailableError
 
-from rekindle.demo.engines import _die_with
+from rekindle.demo.engines import die_with
 
 START_TIMEOUT_S = 30.0
 _POLL_S = 0.01
@@ -20,11 +21,15 @@ _POLL_S = 0.01
 class SidecarProcess:
     """`rekindle serve` in a folder of its own. The store goes to shared memory when there is room, as in a pod."""
 
-    def __init__(self, home: Path, store_size: str = "256MiB", store_dir: Path | None = None) -> None:
+    def __init__(
+        self, home: Path, store_size: str = "256MiB", store_dir: Path | None = None, flags: Sequence[str] = ()
+    ) -> None:
+        """`flags`: more of `serve`'s."""
         self.run_dir = home / "run"
         self.log = home / "sidecar.log"
         self.store_dir = store_dir or home / "store"
         self._store_size = store_size
+        self._flags = tuple(flags)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,10 +41,10 @@ class SidecarProcess:
         """Returns when it serves. Raises UnavailableError."""
         parent = os.getpid()
         argv = [sys.executable, "-m", "rekindle.cli", "serve", "--run-dir", str(self.run_dir)]
-        argv += ["--store-dir", str(self.store_dir), "--store-size", self._store_size, "--http", "off"]
+        argv += ["--store-dir", str(self.store_dir), "--store-size", self._store_size, "--http", "off", *self._flags]
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=lambda: _die_with(parent)
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=lambda: die_with(parent)
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not (self.run_dir / "admin.sock").exists():

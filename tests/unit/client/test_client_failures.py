@@ -126,3 +126,15 @@ def test_a_fill_of_no_pages_ends_at_once(tmp_path: Path) -> None:
     connect(leader, Connection())
     fill_id = leader.fill([])
     assert leader.fills.poll() == [FillResult(fill_id, (), ())]
+
+
+def test_live_pages_are_announced_in_parts_that_the_journal_holds(tmp_path: Path) -> None:
+    """Announcing must not overflow the ring by itself: the lost ones would be announced again, for ever."""
+    leader = make_leader(tmp_path)
+    for page_id in range(PAGES):
+        leader.commit(page_id, 0, 0, bytes([page_id + 1] * 32), bytes(32), (1, 2, 3, 4))
+    capacity = leader._journal.capacity = 4
+    leader._announce_all()
+    leader._announce_some()
+    assert 0 < leader._journal.backlog <= capacity // 2
+    assert len(leader._to_announce) == PAGES - leader._journal.backlog
