@@ -15,7 +15,7 @@ from rekindle.backends import Backends
 
 
 class EngineCommand(NamedTuple):
-    """The command to start, what to tell the operator about what was done to it (empty for nothing), its environment."""
+    """The command to start, what to tell the operator about it (empty for nothing), and its environment."""
 
     arguments: tuple[str, ...]
     note: str
@@ -34,9 +34,8 @@ def wired(
     launch = Launch(tuple(arguments), environment=environ or {})
     adapter = backends.named(backend) if backend else backends.for_launch(launch)
     if adapter is None:
-        return EngineCommand(
-            launch.words, "no plugin knows this command: it runs as it is (`rekindle plugin list`)", launch.environment
-        )
+        note = "no plugin knows this command: it runs as it is (`rekindle plugin list`)"
+        return EngineCommand(launch.words, note, launch.environment)
     try:
         done = adapter.wire(launch)
     except ConfigError as error:
