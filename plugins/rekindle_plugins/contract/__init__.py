@@ -5,6 +5,7 @@ Both halves import it; it imports neither.
 """
 
 from rekindle_plugins.contract.adapter import Adapter, Health, Launch, Wired
+from rekindle_plugins.contract.driver import Answer, Driver, EngineFacts
 from rekindle_plugins.contract.errors import (
     ConfigError,
     DeviceError,
@@ -31,11 +32,14 @@ from rekindle_plugins.contract.wire import API_VERSION, Channel, Message
 __all__ = [
     "API_VERSION",
     "Adapter",
+    "Answer",
     "Capability",
     "Channel",
     "ConfigError",
     "DeviceBuffer",
     "DeviceError",
+    "Driver",
+    "EngineFacts",
     "Fence",
     "GeometryError",
     "GroupGeometry",

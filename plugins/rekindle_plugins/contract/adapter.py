@@ -85,6 +85,8 @@ class Adapter(ABC):
     """Where the engine's own server tells its health."""
     port: ClassVar[int] = 8000
     """Where that server listens when the command line does not say."""
+    driver: ClassVar[str] = ""
+    """`module:Class` of the plugin's driver (`contract.driver`), for `rekindle plugin test`."""
 
     def initialize(self) -> None:
         """Called before anything else. Raise any RekindleError to stay out: the plugin is listed with the reason."""
