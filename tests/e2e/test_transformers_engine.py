@@ -169,6 +169,37 @@ def test_a_cache_that_is_too_small_evicts_and_reuses_pages_and_the_answers_stay_
     assert "rekindle is off" not in engine.output()
 
 
+RESET_WITH_RESERVED = """
+import json
+from rekindle_transformers.driver import TransformersDriver
+from rekindle_transformers.restore_target import LedgerTarget
+driver = TransformersDriver()
+driver.start("")
+shim = driver._protection._shim
+shim._target = target = LedgerTarget(shim.parts, shim._restored)
+reserved = list(target.reserve(5))
+driver.reset_cache()
+free = target.free_pages()
+given = list(target.reserve(free))
+target.release(reserved)
+print(json.dumps([shim.parts.usable_pages, free, reserved, given, target.free_pages()]))
+"""
+
+
+def test_pages_that_a_late_copier_may_write_into_stay_reserved_when_the_engine_resets_its_cache(
+    ground: Ground, tmp_path: Path
+) -> None:
+    environ = {**os.environ, "REKINDLE_RUN_DIR": str(tmp_path)}
+    command = [ground.python, "-c", RESET_WITH_RESERVED]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    usable, free, reserved, given, free_again = json.loads(done.stdout.splitlines()[-1])
+    assert free == usable - 5
+    assert not set(reserved) & set(given)
+    assert len(set(given)) == free
+    assert free_again == 5
+
+
 def test_a_sidecar_without_transformers_finds_the_plugin_by_its_entry_point(ground: Ground) -> None:
     installed = Path(ground.python).parents[1] / "sidecar"
     script = (
