@@ -5,9 +5,13 @@ BIN := $(VENV)/bin
 VLLM ?= 0.32.0
 VLLM_OLDEST := 0.28.0
 VLLM_VENV = .venv-vllm-$(VLLM)
+E2E ?= -m vllm
+TRANSFORMERS := 5.19.0
+TRANSFORMERS_VENV := .venv-transformers
+TRANSFORMERS_PLUGIN := examples/transformers_engine
 KILLS ?= 200
 
-.PHONY: help venv check test test-fast test-vllm test-vllm-oldest test-gpu bench-gpu gpu-deps demo bench proto clean
+.PHONY: help venv check test test-fast test-vllm test-vllm-oldest test-transformers test-gpu bench-gpu gpu-deps demo bench proto clean
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
@@ -25,6 +29,19 @@ $(VENV)/.done: pyproject.toml
 	.venv-vllm-$*/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
 
+# A real transformers engine with the example plugin. psutil is what transformers sizes its cache by.
+$(TRANSFORMERS_VENV)/.done: pyproject.toml $(TRANSFORMERS_PLUGIN)/pyproject.toml
+	$(PYTHON) -m venv $(TRANSFORMERS_VENV)
+	$(TRANSFORMERS_VENV)/bin/python -m pip install -q 'torch==2.13.0' 'transformers==$(TRANSFORMERS)' psutil
+	$(TRANSFORMERS_VENV)/bin/python -m pip install -q -e . -e $(TRANSFORMERS_PLUGIN)
+	touch $@
+
+# The same plugin as a sidecar without transformers gets it: its entry point and its adapter.
+$(TRANSFORMERS_VENV)/sidecar/.done: $(TRANSFORMERS_PLUGIN)/pyproject.toml $(wildcard $(TRANSFORMERS_PLUGIN)/*/*.py)
+	rm -rf $(@D)
+	$(PYTHON) -m pip install -q --no-deps --target $(@D) ./$(TRANSFORMERS_PLUGIN)
+	touch $@
+
 check: venv ## Linters, types, import layers, unit tests: under a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check sidecar plugins examples
@@ -33,7 +50,7 @@ check: venv ## Linters, types, import layers, unit tests: under a minute
 	$(BIN)/python -m rekindle.admin.generate --check
 	$(BIN)/python -m pytest tests/unit -q -n 2
 
-test: check test-fast test-vllm test-vllm-oldest ## Everything, a real vLLM on the CPU included (newest and oldest)
+test: check test-fast test-vllm test-vllm-oldest test-transformers ## Everything, with a real vLLM (newest and oldest) and transformers on the CPU
 
 test-fast: venv ## Contract, integration and chaos tests on the nano engine
 	$(BIN)/python -m pytest tests/contract tests/integration tests/chaos tests/gpu -q --kills $(KILLS)
@@ -43,6 +60,10 @@ test-vllm: venv $(VLLM_VENV)/.done ## End-to-end tests on one vLLM: make test-vl
 
 test-vllm-oldest: venv
 	$(MAKE) test-vllm VLLM=$(VLLM_OLDEST) E2E='-m "vllm and core"'
+
+test-transformers: venv $(TRANSFORMERS_VENV)/.done $(TRANSFORMERS_VENV)/sidecar/.done ## A foreign engine with its plugin
+	REKINDLE_REQUIRE_TRANSFORMERS=1 TRANSFORMERS_PYTHON=$(CURDIR)/$(TRANSFORMERS_VENV)/bin/python \
+		$(BIN)/python -m pytest tests/e2e/test_transformers_engine.py -q
 
 demo: venv ## Watch an engine being killed in the middle of its answers
 	$(BIN)/rekindle demo
@@ -71,4 +92,4 @@ proto: venv ## Generate the admin API's code anew
 	$(BIN)/python -m rekindle.admin.generate
 
 clean:
-	rm -rf $(VENV) .venv-vllm-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm-* $(TRANSFORMERS_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
