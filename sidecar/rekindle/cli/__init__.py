@@ -27,6 +27,7 @@ __all__ = ["cli", "main"]
         "inject": LazyCommand("rekindle.cli.inject", "inject", "Add the sidecar to the pods of manifests."),
         "uninject": LazyCommand("rekindle.cli.inject", "uninject", "Take it out of them again."),
         "diff": LazyCommand("rekindle.cli.inject", "diff", "Show what inject would change."),
+        "webhook": LazyCommand("rekindle.cli.webhook", "webhook", "Add the sidecar to pods as they are created."),
         "stage": LazyCommand("rekindle.cli.stage", "stage", "Copy the engine half to where an engine finds it."),
         "version": LazyCommand("rekindle.cli.version", "version", "Print the version."),
     },

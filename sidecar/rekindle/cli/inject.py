@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rekindle_plugins.contract.errors import ConfigError
 
+if TYPE_CHECKING:
+    from rekindle.backends import Backends
+    from rekindle.inject import Options, Rewritten
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 SUFFIXES = (".yaml", ".yml", ".json")
-DEFAULT_IMAGE = "rekindle-sidecar:latest"
+IMAGE = "rekindle-sidecar"
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def _where(command: Decorated) -> Decorated:
     return click.option("--template-path", metavar="PATH", help=path_help)(command)
 
 
-def _how(command: Decorated) -> Decorated:
+def injection_flags(command: Decorated) -> Decorated:
     """What to add."""
     for option in (
         click.option("--backend", default="auto", show_default=True, help="The engine's plugin."),
@@ -49,7 +53,7 @@ def _how(command: Decorated) -> Decorated:
         ),
         click.option("--store-size", default="8Gi", show_default=True, help="Node memory for checkpointed pages."),
         click.option("--engine-uid", type=click.IntRange(min=0), help="The engine's user, where no manifest says it."),
-        click.option("--image", default=DEFAULT_IMAGE, show_default=True, help="The sidecar's image."),
+        click.option("--image", help=f"The sidecar's image.  [default: {IMAGE}:VERSION, ours]"),
         click.option("--plugin-dir", default="", help="Directories of plugins, ':' between them."),
     ):
         command = option(command)
@@ -58,7 +62,7 @@ def _how(command: Decorated) -> Decorated:
 
 @click.command()
 @_where
-@_how
+@injection_flags
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Instead of standard output.")
 @click.option("--dry-run", is_flag=True, help="Report only.")
 def inject(output: Path | None, dry_run: bool, **given: Any) -> None:
@@ -92,45 +96,49 @@ def uninject(output: Path | None, filenames: Sequence[str], template_path: str |
 
 @click.command()
 @_where
-@_how
+@injection_flags
 def diff(**given: Any) -> None:
     """Show what `inject` would change, as a unified diff."""
     sources = list(_read(given["filenames"]))
     texts, done = _inject_all(given, sources)
     for source, text in zip(sources, texts, strict=True):
-        lines = difflib.unified_diff(
-            source.text.splitlines(keepends=True),
-            text.splitlines(keepends=True),
-            source.name,
-            f"{source.name} injected",
-        )
+        before, after = (content.splitlines(keepends=True) for content in (source.text, text))
+        lines = difflib.unified_diff(before, after, source.name, f"{source.name} injected")
         click.echo("".join(lines), nl=False)
     _end(done)
 
 
-def _inject_all(given: dict[str, Any], sources: Sequence[Source] | None = None) -> tuple[list[str], list[Any]]:
+def options_from(given: Mapping[str, Any]) -> tuple[Options, Backends]:
+    """What `injection_flags` were given, and the plugins. Raises ConfigError."""
     from rekindle.backends import discover
     from rekindle.config import parse_size
     from rekindle.inject import GpuMode, Options
-    from rekindle.inject import inject as add
-    from rekindle.inject.documents import Stream
 
     try:
         store_size = parse_size(given["store_size"])
     except ValueError as error:
         raise ConfigError("read", "flag --store-size", f"{given['store_size']!r} {error}") from None
+    version = metadata.version("rekindle")
     options = Options(
-        image=given["image"],
-        version=metadata.version("rekindle"),
+        image=given["image"] or f"{IMAGE}:{version}",
+        version=version,
         backend=None if given["backend"] == "auto" else given["backend"],
         container=given["container"],
         gpu_mode=GpuMode(given["gpu_mode"]),
         store_size_bytes=store_size,
         engine_uid=given["engine_uid"],
-        template_path=_path(given["template_path"]),
+        template_path=_path(given.get("template_path")),
     )
-    backends = discover([Path(part) for part in given["plugin_dir"].split(":") if part])
-    texts, done = [], []
+    return options, discover([Path(part) for part in given["plugin_dir"].split(":") if part])
+
+
+def _inject_all(given: Mapping[str, Any], sources: Sequence[Source] | None = None) -> tuple[list[str], list[Rewritten]]:
+    from rekindle.inject import inject as add
+    from rekindle.inject.documents import Stream
+
+    options, backends = options_from(given)
+    texts: list[str] = []
+    done: list[Rewritten] = []
     for source in sources if sources is not None else _read(given["filenames"]):
         stream = Stream.read(source.name, source.text)
         done += add(stream, options, backends)
@@ -178,14 +186,14 @@ def _write(text: str, output: Path | None) -> None:
         raise ConfigError("write", str(output), error.strerror or str(error), "check -o") from None
 
 
-def _report(done: Sequence[Any]) -> None:
+def _report(done: Sequence[Rewritten]) -> None:
     for entry in done:
         click.echo(f"{entry.where}: {entry.outcome.value}", err=True)
         for note in entry.notes:
             click.echo(f"  {note}", err=True)
 
 
-def _end(done: Sequence[Any]) -> None:
+def _end(done: Sequence[Rewritten]) -> None:
     from rekindle.admin.failure import Exit
     from rekindle.inject import Outcome
 

@@ -76,14 +76,24 @@ def inject(stream: Stream, options: Options, backends: Backends) -> list[Rewritt
     found: list[Rewritten] = []
     _undo_all(stream, options.template_path)
     for document in list(stream.documents):
-        before, was_changed, count = copy.deepcopy(document.node), document.is_changed, len(stream.documents)
-        results = [_inject_pod(stream, document, pod, options, backends) for pod in _pods(document, options)]
-        if any(result.outcome is Outcome.REFUSED for result in results):
-            document.node, document.is_changed = before, was_changed  # all pods of an object, or none
-            del stream.documents[count:]
-            results = [_not_alone(result) for result in results]
+        results, more = inject_object(document, options, backends)
         found += results
+        for node in more:
+            stream.append(node)
     return found
+
+
+def inject_object(
+    document: Document, options: Options, backends: Backends
+) -> tuple[list[Rewritten], list[additions.Values]]:
+    """Changes one object: all its pods, or none. Returns what became of each, and objects that it needs beside it."""
+    before, was_changed = copy.deepcopy(document.node), document.is_changed
+    more: list[additions.Values] = []
+    results = [_inject_pod(document, pod, options, backends, more) for pod in _pods(document, options)]
+    if any(result.outcome is Outcome.REFUSED for result in results):
+        document.node, document.is_changed = before, was_changed
+        return [_not_alone(result) for result in results], []
+    return results, more
 
 
 def uninject(stream: Stream, template_path: Path | None = None) -> list[Rewritten]:
@@ -136,7 +146,7 @@ def _undo_pod(pod: PodTemplate) -> None:
 
 
 def _inject_pod(
-    stream: Stream, document: Document, pod: PodTemplate, options: Options, backends: Backends
+    document: Document, pod: PodTemplate, options: Options, backends: Backends, more: list[additions.Values]
 ) -> Rewritten:
     if str(_annotations(pod.owner).get(SWITCH, "")).lower() in ("disabled", "false"):
         return Rewritten(pod.where, Outcome.SKIPPED, (f"annotation {SWITCH} says so",))
@@ -150,7 +160,7 @@ def _inject_pod(
         sidecar = _decide(edits, pod, engine, options, notes)
         _add(edits, engine, sidecar)
         if sidecar.gpu_claim:
-            _claim(stream, document, edits, pod, engine)
+            more.append(_claim(document, edits, pod, engine))
         _annotate(pod, edits, options.version)
     except RekindleError as error:
         hint = (error.hint,) if error.hint else ()
@@ -230,7 +240,7 @@ def _add(edits: Edits, engine: EngineContainer, sidecar: additions.Sidecar) -> N
     edits.add_item(("initContainers",), additions.shim_container(sidecar))
 
 
-def _claim(stream: Stream, document: Document, edits: Edits, pod: PodTemplate, engine: EngineContainer) -> None:
+def _claim(document: Document, edits: Edits, pod: PodTemplate, engine: EngineContainer) -> additions.Values:
     """One claim for both containers in the place of the engine's own request."""
     count, metadata = _gpu_count(engine), document.node.get("metadata") or {}
     name = f"{pod.where.split()[-1]}-{additions.CLAIM}".lower()
@@ -242,7 +252,7 @@ def _claim(stream: Stream, document: Document, edits: Edits, pod: PodTemplate, e
     edits.add_item(("resourceClaims",), {"name": additions.CLAIM, "resourceClaimTemplateName": name})
     template = additions.claim_template(name, str(metadata.get("namespace", "")), count)
     template["metadata"]["annotations"][ADDED] = "true"
-    stream.append(template)
+    return template
 
 
 def _annotate(pod: PodTemplate, edits: Edits, version: str) -> None:
