@@ -1,8 +1,8 @@
 """A pod of real containers: the engine's is killed, the runtime restarts it, its pages come back.
 
 The manifest is a plain Pod that `rekindle inject` has changed. What `podman kube play` does not know is then changed in
-it, and nothing else: native sidecars (ours is listed under `containers`), HTTP probes (it would run curl inside), and
-annotations of more than 63 characters.
+it, and nothing else: native sidecars (ours is listed under `containers`), HTTP probes (it would run curl inside),
+annotations of more than 63 characters, and ports under hostNetwork.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def injected(text: str, http_port: int) -> str:
     for container in spec["containers"]:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             container.pop(probe, None)
+        container.pop("ports", None)
     for entry in sidecar["env"]:
         if entry["name"] == "REKINDLE_HTTP":
             entry["value"] = f"127.0.0.1:{http_port}"
