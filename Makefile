@@ -11,7 +11,7 @@ TRANSFORMERS_VENV := .venv-transformers
 TRANSFORMERS_PLUGIN := examples/transformers_engine
 KILLS ?= 200
 
-.PHONY: help venv check test test-fast test-vllm test-vllm-oldest test-transformers test-gpu bench-gpu gpu-deps demo bench proto clean
+.PHONY: help venv check test test-fast test-pod test-vllm test-vllm-oldest test-transformers test-gpu bench-gpu gpu-deps demo bench proto clean
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
@@ -50,10 +50,13 @@ check: venv ## Linters, types, import layers, unit tests: under a minute
 	$(BIN)/python -m rekindle.admin.generate --check
 	$(BIN)/python -m pytest tests/unit -q -n 2
 
-test: check test-fast test-vllm test-vllm-oldest test-transformers ## Everything, with a real vLLM (newest and oldest) and transformers on the CPU
+test: check test-fast test-pod test-vllm test-vllm-oldest test-transformers ## Everything, with a real vLLM (newest and oldest) and transformers on the CPU, and real containers
 
 test-fast: venv ## Contract, integration and chaos tests on the nano engine
 	$(BIN)/python -m pytest tests/contract tests/integration tests/chaos tests/gpu -q --kills $(KILLS)
+
+test-pod: venv ## A pod of real containers, its engine killed (podman; skipped with its reason without)
+	$(BIN)/python -m pytest tests/pod -q -s
 
 test-vllm: venv $(VLLM_VENV)/.done ## End-to-end tests on one vLLM: make test-vllm VLLM=0.28.0
 	REKINDLE_REQUIRE_VLLM=1 VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest tests/e2e -q $(E2E)

@@ -52,7 +52,10 @@ class Launch:
         return bool(words) and os.path.basename(words[0]) in SHELLS and any("c" in flag.lstrip("-") for flag in flags)
 
     def with_args(self, *more: str) -> Launch:
-        return replace(self, args=self.args + more) if self.args else replace(self, command=self.command + more)
+        """At the end: of `args` where there are some, or where the command is the image's own."""
+        if self.args or not self.command:
+            return replace(self, args=self.args + more)
+        return replace(self, command=self.command + more)
 
     def with_environment(self, **more: str) -> Launch:
         return replace(self, environment={**self.environment, **more})

@@ -1,0 +1,13 @@
+"""Adding the sidecar to existing pods: manifests in, manifests out. Nothing here talks to a cluster.
+
+documents   a stream of YAML documents, of which those that are not changed keep their bytes
+kinds       where the pod templates of each kind of object are
+engine      which container of a pod is the engine, and by which plugin
+additions   what is added to a pod, as plain values
+edits       changes that can be undone: each is written down in an annotation of the pod
+rewrite     the way of one manifest: un-inject, find the engine, edit
+"""
+
+from rekindle.inject.rewrite import GpuMode, Options, Outcome, Rewritten, inject, uninject
+
+__all__ = ["GpuMode", "Options", "Outcome", "Rewritten", "inject", "uninject"]

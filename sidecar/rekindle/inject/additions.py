@@ -1,0 +1,155 @@
+"""What is added to a pod, as plain values: volumes, the shim's init container, the sidecar, and the engine's settings.
+
+    volume           mounted in               what for
+    rekindle-run     sidecar, engine          sockets. World-writable as all emptyDirs; ours is a private folder in it
+    rekindle-store   sidecar                  the arena: memory, which counts against whoever wrote it, the sidecar
+    rekindle-shim    init, engine (read-only) the plugins' engine half, copied out of the sidecar's image
+
+The sidecar is a native one: an init container that keeps running (Kubernetes 1.29). It starts before the engine, ends
+after it, and none of its probes depends on the engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rekindle_plugins.contract.adapter import RUN_DIR_VARIABLE
+
+HTTP_PORT = 9470
+SIDECAR, SHIM_INIT = "rekindle", "rekindle-shim"
+RUN_VOLUME, STORE_VOLUME, SHIM_VOLUME = "rekindle-run", "rekindle-store", "rekindle-shim"
+RUN_MOUNT, STORE_MOUNT, SHIM_MOUNT = "/run/rekindle", "/var/lib/rekindle", "/opt/rekindle"
+RUN_DIR, STORE_DIR = f"{RUN_MOUNT}/private", f"{STORE_MOUNT}/store"
+CLAIM = "rekindle-gpu"
+OVERHEAD_BYTES = 512 << 20
+"""What the sidecar may need beside the arena: interpreter, catalog, copiers."""
+STORE_SLACK_BYTES = 64 << 20
+"""What the store's volume holds beside the arena."""
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What is decided about one pod's sidecar."""
+
+    image: str
+    store_size_bytes: int
+    uid: int
+    """The engine's: the sidecar has to have the same one."""
+    gpu_environment: bool = False
+    """Sees the node's GPUs through the container runtime, without asking Kubernetes for one."""
+    gpu_claim: bool = False
+    """Shares the engine's GPUs by a resource claim."""
+    shm_volume: str = ""
+    """The engine's volume at /dev/shm, where it has one."""
+
+
+def quantity(size_bytes: int) -> str:
+    """As Kubernetes writes bytes, in the largest unit that divides them."""
+    for shift, unit in ((30, "Gi"), (20, "Mi"), (10, "Ki")):
+        if size_bytes % (1 << shift) == 0:
+            return f"{size_bytes >> shift}{unit}"
+    return str(size_bytes)
+
+
+def volumes(sidecar: Sidecar) -> list[Values]:
+    size = quantity(sidecar.store_size_bytes + STORE_SLACK_BYTES)
+    return [
+        {"name": SHIM_VOLUME, "emptyDir": {"sizeLimit": "64Mi"}},
+        {"name": STORE_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": size}},
+        {"name": RUN_VOLUME, "emptyDir": {"sizeLimit": "64Mi"}},
+    ]
+
+
+def security(uid: int) -> Values:
+    """What the restricted Pod Security Standard asks for; a root engine's sidecar cannot have all of it."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": uid != 0,
+        "runAsUser": uid,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def shim_container(sidecar: Sidecar) -> Values:
+    """Copies the engine half to where the engine finds it, and ends."""
+    small = {"cpu": "100m", "memory": "128Mi"}
+    return {
+        "name": SHIM_INIT,
+        "image": sidecar.image,
+        "command": ["rekindle", "stage", SHIM_MOUNT],
+        "resources": {"requests": small, "limits": {"memory": "128Mi"}},
+        "securityContext": security(sidecar.uid),
+        "volumeMounts": [{"name": SHIM_VOLUME, "mountPath": SHIM_MOUNT}],
+    }
+
+
+def sidecar_container(sidecar: Sidecar) -> Values:
+    memory = quantity(sidecar.store_size_bytes + STORE_SLACK_BYTES + OVERHEAD_BYTES)
+    environment = [
+        {"name": RUN_DIR_VARIABLE, "value": RUN_DIR},
+        {"name": "REKINDLE_STORE_DIR", "value": STORE_DIR},
+        {"name": "REKINDLE_STORE_SIZE", "value": str(sidecar.store_size_bytes)},
+        {"name": "REKINDLE_HTTP", "value": f"0.0.0.0:{HTTP_PORT}"},
+    ]
+    if sidecar.gpu_environment:
+        environment.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"})
+        environment.append({"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"})
+    mounts = [
+        {"name": RUN_VOLUME, "mountPath": RUN_MOUNT},
+        {"name": STORE_VOLUME, "mountPath": STORE_MOUNT},
+    ]
+    if sidecar.shm_volume:
+        mounts.append({"name": sidecar.shm_volume, "mountPath": "/dev/shm"})
+    resources: Values = {"requests": {"cpu": "100m", "memory": memory}, "limits": {"memory": memory}}
+    if sidecar.gpu_claim:
+        resources["claims"] = [{"name": CLAIM}]
+    return {
+        "name": SIDECAR,
+        "image": sidecar.image,
+        "restartPolicy": "Always",
+        "command": ["rekindle", "serve"],
+        "env": environment,
+        "ports": [{"name": "rekindle-http", "containerPort": HTTP_PORT}],
+        "startupProbe": probe("/readyz", period_s=1, failures=60),
+        "livenessProbe": probe("/livez", period_s=10, failures=3),
+        "readinessProbe": probe("/readyz", period_s=10, failures=3),
+        "resizePolicy": [{"resourceName": "memory", "restartPolicy": "NotRequired"}],
+        "resources": resources,
+        "securityContext": security(sidecar.uid),
+        "volumeMounts": mounts,
+    }
+
+
+def probe(path: str, period_s: int, failures: int) -> Values:
+    return {
+        "httpGet": {"path": path, "port": HTTP_PORT},
+        "periodSeconds": period_s,
+        "failureThreshold": failures,
+        "timeoutSeconds": 5,
+    }
+
+
+def engine_mounts() -> list[Values]:
+    return [
+        {"name": SHIM_VOLUME, "mountPath": SHIM_MOUNT, "readOnly": True},
+        {"name": RUN_VOLUME, "mountPath": RUN_MOUNT},
+    ]
+
+
+def claim_template(name: str, namespace: str, count: int) -> Values:
+    """The GPUs of one pod, for all its containers that name the claim (resource.k8s.io/v1, Kubernetes 1.34)."""
+    metadata: Values = {"name": name, "annotations": {}}
+    if namespace:
+        metadata["namespace"] = namespace
+    request = {"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com", "count": count}}
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaimTemplate",
+        "metadata": metadata,
+        "spec": {"spec": {"devices": {"requests": [request]}}},
+    }

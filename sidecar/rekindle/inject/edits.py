@@ -1,0 +1,149 @@
+"""Edits of a pod that can be undone. Each is applied and written down; undoing takes them back in reverse order.
+
+Lists of named things (containers, volumes, variables) are addressed by name, so that an injected manifest may be edited
+by hand and still be un-injected. What was there before an edit is kept in the record.
+
+    kind      undone by
+    item      removing the element of that name from its list; the list too, where the edit made it
+    value     putting the old value back, or removing the key where there was none
+    words     removing the words that were appended to a list of words
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, MutableMapping, MutableSequence, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rekindle_plugins.contract.errors import ConfigError
+
+Place = tuple[str, ...]
+"""Keys from the pod's spec downwards; `name=NAME` picks an element of a list."""
+
+
+@dataclass
+class Edits:
+    """The edits of one pod spec. `record` is what `undo` needs, as plain JSON."""
+
+    spec: Any
+    record: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_item(self, place: Place, item: Mapping[str, Any]) -> None:
+        """Puts a named element first in a list. Raises ConfigError where the name is taken."""
+        parent = find(self.spec, place[:-1])
+        items = parent.get(place[-1])
+        is_new = items is None
+        if is_new:
+            items = _insert(parent, place[-1], [])
+        name = item["name"]
+        if any(isinstance(other, Mapping) and other.get("name") == name for other in items):
+            hint = "rename it, or take out by hand what an earlier injection left"
+            raise ConfigError("inject", "/".join(place), f"the name {name} is taken", hint)
+        items.insert(0, item)
+        self.record.append({"edit": "item", "at": list(place), "name": name, "new": is_new})
+
+    def set_value(self, place: Place, value: Any) -> None:
+        """Sets a key, whatever was there. Nothing happens where it is so already."""
+        parent = find(self.spec, place[:-1])
+        was_there = place[-1] in parent
+        if was_there and parent[place[-1]] == value:
+            return
+        entry: dict[str, Any] = {"edit": "value", "at": list(place)}
+        if was_there:
+            entry["old"] = plain(parent[place[-1]])
+            parent[place[-1]] = value
+        else:
+            _insert(parent, place[-1], value)
+        self.record.append(entry)
+
+    def remove_value(self, place: Place) -> None:
+        """Removes a key. Nothing happens where there is none."""
+        parent = find(self.spec, place[:-1])
+        if place[-1] in parent:
+            self.record.append({"edit": "value", "at": list(place), "old": plain(parent[place[-1]])})
+            del parent[place[-1]]
+
+    def append_words(self, place: Place, words: Sequence[str]) -> None:
+        """Appends to a list of words, which is made where there is none."""
+        parent = find(self.spec, place[:-1])
+        is_new = place[-1] not in parent
+        existing = _insert(parent, place[-1], []) if is_new else parent[place[-1]]
+        last = len(existing) - 1
+        existing.extend(words)
+        _move_trailing_comment(existing, last)
+        self.record.append({"edit": "words", "at": list(place), "words": list(words), "new": is_new})
+
+
+def undo(spec: Any, record: Sequence[Mapping[str, Any]]) -> None:
+    """Takes edits back. Raises ConfigError where the manifest was changed so that this cannot be done exactly."""
+    for entry in reversed(record):
+        place = tuple(str(step) for step in entry["at"])
+        parent = find(spec, place[:-1])
+        if entry["edit"] == "item":
+            _remove_item(parent, place, str(entry["name"]), bool(entry["new"]))
+        elif entry["edit"] == "words":
+            _remove_words(parent, place, list(entry["words"]), bool(entry["new"]))
+        elif "old" in entry:
+            parent[place[-1]] = entry["old"]
+        else:
+            parent.pop(place[-1], None)
+
+
+def find(node: Any, place: Place) -> Any:
+    """The mapping at a place. Raises ConfigError where there is none."""
+    for index, step in enumerate(place):
+        if step.startswith("name="):
+            named = [item for item in node if isinstance(item, Mapping) and item.get("name") == step[5:]]
+            node = named[0] if named else None
+        else:
+            node = node.get(step) if isinstance(node, Mapping) else None
+        if node is None:
+            raise ConfigError("find", "/".join(place[: index + 1]), "it is not there (any more)", "undo by hand")
+    return node
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: no comments, no YAML types."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _remove_item(parent: Any, place: Place, name: str, was_new: bool) -> None:
+    items = parent.get(place[-1]) or []
+    kept = [index for index, item in enumerate(items) if isinstance(item, Mapping) and item.get("name") == name]
+    for index in reversed(kept):
+        del items[index]
+    if was_new and not items:
+        parent.pop(place[-1], None)
+
+
+def _remove_words(parent: Any, place: Place, words: list[str], was_new: bool) -> None:
+    existing = parent.get(place[-1])
+    for start in range(len(existing or ()) - len(words), -1, -1):
+        if list(existing[start : start + len(words)]) == words:
+            _move_trailing_comment(existing, start + len(words) - 1, start - 1)
+            del existing[start : start + len(words)]
+            if was_new and not existing:
+                del parent[place[-1]]
+            return
+    problem = f"{' '.join(words)} is not there any more as it was added"
+    raise ConfigError("uninject", "/".join(place), problem, "undo by hand what is left of it")
+
+
+def _insert(parent: MutableMapping[str, Any], key: str, value: Any) -> Any:
+    """A new key behind the first one. At the end it would come behind comments that belong to what follows."""
+    at = getattr(parent, "insert", None)
+    if at is None:
+        parent[key] = value
+    else:
+        at(min(1, len(parent)), key, value)
+    return parent[key]
+
+
+def _move_trailing_comment(words: MutableSequence[str], old: int, new: int | None = None) -> None:
+    """ruamel.yaml keeps lines that follow a list with the list's last element."""
+    comments: Any = getattr(getattr(words, "ca", None), "items", None)
+    new = len(words) - 1 if new is None else new
+    held = comments.get(old) if comments else None
+    if held and held[0] is not None and held[0].value.startswith("\n") and new >= 0:
+        comments[new] = comments.pop(old)

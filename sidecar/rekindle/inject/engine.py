@@ -1,0 +1,64 @@
+"""Which container of a pod is the engine, and which plugin knows it. Uncertain means refused, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rekindle_plugins.contract.adapter import Adapter, Launch
+from rekindle_plugins.contract.errors import ConfigError
+
+from rekindle.backends import Backends
+
+
+@dataclass(frozen=True)
+class EngineContainer:
+    name: str
+    node: Any
+    launch: Launch
+    adapter: Adapter
+
+
+def launch_of(container: Mapping[str, Any]) -> Launch:
+    environment = {
+        str(entry["name"]): str(entry.get("value", ""))
+        for entry in container.get("env") or ()
+        if isinstance(entry, Mapping) and "name" in entry
+    }
+    return Launch(_words(container, "command"), _words(container, "args"), environment, str(container.get("image", "")))
+
+
+def find_engine(spec: Any, backends: Backends, backend: str | None, name: str | None) -> EngineContainer | None:
+    """The engine's container, or None where no container looks like one.
+
+    Raises ConfigError where it cannot be told: two that look like engines, a name that is not there, a plugin that is
+    not there.
+    """
+    containers = [node for node in spec.get("containers") or () if isinstance(node, Mapping)]
+    adapter = backends.named(backend) if backend else None
+    found = []
+    for node in containers:
+        launch = launch_of(node)
+        if name is not None:
+            mine = (adapter or backends.for_launch(launch)) if node.get("name") == name else None
+        elif adapter is not None:
+            mine = adapter if adapter.recognises(launch) or len(containers) == 1 else None
+        else:
+            mine = backends.for_launch(launch)
+        if mine is not None:
+            found.append(EngineContainer(str(node.get("name", "")), node, launch, mine))
+    if name is not None and not found:
+        names = ", ".join(str(node.get("name")) for node in containers) or "none"
+        there = any(node.get("name") == name for node in containers)
+        problem = "no plugin knows what it runs" if there else f"there is no such container, only {names}"
+        raise ConfigError("find", f"container {name}", problem, "name its plugin with --backend" if there else "")
+    if len(found) > 1:
+        names = " and ".join(engine.name for engine in found)
+        raise ConfigError("find", "the engine", f"{names} look like engines", "name one with --container")
+    return found[0] if found else None
+
+
+def _words(container: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = container.get(key) or ()
+    return (value,) if isinstance(value, str) else tuple(str(word) for word in value)

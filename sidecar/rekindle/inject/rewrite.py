@@ -1,0 +1,295 @@
+"""The way of one manifest: un-inject what is injected, find the engine of each pod, and edit the pod.
+
+Doing it twice gives the same bytes, because what was done is undone first. A pod that cannot be injected is left as it
+was, with the reason; nothing is ever half done.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rekindle_plugins.contract.adapter import RUN_DIR_VARIABLE
+from rekindle_plugins.contract.errors import ConfigError, RekindleError
+
+from rekindle.backends import Backends
+from rekindle.inject import additions
+from rekindle.inject.documents import Document, Stream
+from rekindle.inject.edits import Edits, undo
+from rekindle.inject.engine import EngineContainer, find_engine
+from rekindle.inject.kinds import Path, PodTemplate, pod_templates
+
+PREFIX = "rekindle.dev/"
+SWITCH, INJECTED, EDITS, ADDED = (PREFIX + name for name in ("inject", "injected", "edits", "added"))
+RECORD_VERSION = 1
+GPU_RESOURCE = "nvidia.com/gpu"
+
+
+class GpuMode(enum.Enum):
+    """How the sidecar comes to see the engine's GPUs."""
+
+    AUTO = "auto"
+    """ENV where the engine asks for GPUs, else NONE."""
+    DRA = "dra"
+    ENV = "env"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user decides."""
+
+    image: str
+    version: str
+    """Ours, for the annotation."""
+    backend: str | None = None
+    container: str | None = None
+    gpu_mode: GpuMode = GpuMode.AUTO
+    store_size_bytes: int = 8 << 30
+    engine_uid: int | None = None
+    template_path: Path | None = None
+    """Where objects of a kind that we do not know have their pod template."""
+
+
+class Outcome(enum.Enum):
+    INJECTED = "injected"
+    UNINJECTED = "uninjected"
+    SKIPPED = "skipped"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What became of one pod. `notes`: what the user should know; for a pod that was left alone, why."""
+
+    where: str
+    outcome: Outcome
+    notes: tuple[str, ...] = ()
+
+
+def inject(stream: Stream, options: Options, backends: Backends) -> list[Rewritten]:
+    """Changes the stream in place, pod by pod. Raises nothing for a pod that cannot be injected."""
+    found: list[Rewritten] = []
+    _undo_all(stream, options.template_path)
+    for document in list(stream.documents):
+        results, more = inject_object(document, options, backends)
+        found += results
+        for node in more:
+            stream.append(node)
+    return found
+
+
+def inject_object(
+    document: Document, options: Options, backends: Backends
+) -> tuple[list[Rewritten], list[additions.Values]]:
+    """Changes one object: all its pods, or none. Returns what became of each, and objects that it needs beside it."""
+    before, was_changed = copy.deepcopy(document.node), document.is_changed
+    more: list[additions.Values] = []
+    results = [_inject_pod(document, pod, options, backends, more) for pod in _pods(document, options)]
+    if any(result.outcome is Outcome.REFUSED for result in results):
+        document.node, document.is_changed = before, was_changed
+        return [_not_alone(result) for result in results], []
+    return results, more
+
+
+def uninject(stream: Stream, template_path: Path | None = None) -> list[Rewritten]:
+    """Takes all of it back. Raises ConfigError where a manifest was changed so that it cannot be done exactly."""
+    return _undo_all(stream, template_path)
+
+
+def _pods(document: Document, options: Options) -> list[PodTemplate]:
+    return list(pod_templates(document.node, options.template_path))
+
+
+def _not_alone(result: Rewritten) -> Rewritten:
+    if result.outcome is not Outcome.INJECTED:
+        return result
+    return Rewritten(result.where, Outcome.REFUSED, ("another pod of the same object was refused",))
+
+
+def _undo_all(stream: Stream, template_path: Path | None) -> list[Rewritten]:
+    found = []
+    for document in list(stream.documents):
+        if isinstance(document.node, Mapping) and ADDED in _annotations(document.node):
+            stream.documents.remove(document)
+            continue
+        for pod in pod_templates(document.node, template_path):
+            if EDITS in _annotations(pod.owner):
+                _undo_pod(pod)
+                document.is_changed = True
+                found.append(Rewritten(pod.where, Outcome.UNINJECTED))
+    return found
+
+
+def _undo_pod(pod: PodTemplate) -> None:
+    text = str(_annotations(pod.owner)[EDITS])
+    try:
+        record = json.loads(text)
+        if record["version"] != RECORD_VERSION:
+            by = _annotations(pod.owner).get(INJECTED, "another version")
+            raise ConfigError("uninject", pod.where, f"it was injected by rekindle {by}", "use that one to uninject it")
+        edits, made = list(record["edits"]), list(record["made"])
+        undo(pod.spec, edits)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError("uninject", pod.where, f"its annotation {EDITS} is damaged: {error!r}") from error
+    annotations = pod.owner["metadata"]["annotations"]
+    for name in (INJECTED, EDITS):
+        annotations.pop(name, None)
+    if "annotations" in made and not annotations:
+        del pod.owner["metadata"]["annotations"]
+    if "metadata" in made and not pod.owner["metadata"]:
+        del pod.owner["metadata"]
+
+
+def _inject_pod(
+    document: Document, pod: PodTemplate, options: Options, backends: Backends, more: list[additions.Values]
+) -> Rewritten:
+    if str(_annotations(pod.owner).get(SWITCH, "")).lower() in ("disabled", "false"):
+        return Rewritten(pod.where, Outcome.SKIPPED, (f"annotation {SWITCH} says so",))
+    try:
+        engine = find_engine(pod.spec, backends, options.backend, options.container)
+        if engine is None:
+            return Rewritten(pod.where, Outcome.SKIPPED, ("no container looks like an engine",))
+        notes: list[str] = []
+        edits = Edits(pod.spec)
+        _wire(edits, engine, notes)
+        sidecar = _decide(edits, pod, engine, options, notes)
+        _add(edits, engine, sidecar)
+        if sidecar.gpu_claim:
+            more.append(_claim(document, edits, pod, engine))
+        _annotate(pod, edits, options.version)
+    except RekindleError as error:
+        hint = (error.hint,) if error.hint else ()
+        return Rewritten(pod.where, Outcome.REFUSED, (f"{error.subject}: {error.problem}", *hint))
+    document.is_changed = True
+    return Rewritten(pod.where, Outcome.INJECTED, (f"engine {engine.name} ({engine.adapter.info.name})", *notes))
+
+
+def _wire(edits: Edits, engine: EngineContainer, notes: list[str]) -> None:
+    """The plugin's flags, and where the engine finds shim and sidecar. First, since it is what may be refused."""
+    wired = engine.adapter.wire(engine.launch)
+    if wired.note:
+        notes.append(wired.note)
+    at = ("containers", f"name={engine.name}")
+    for key, old, new in (
+        ("command", engine.launch.command, wired.launch.command),
+        ("args", engine.launch.args, wired.launch.args),
+    ):
+        if new[: len(old)] != old:
+            edits.set_value((*at, key), list(new))
+        elif len(new) > len(old):
+            edits.append_words((*at, key), new[len(old) :])
+    _set_python_path(edits, engine, at)
+    edits.add_item((*at, "env"), {"name": RUN_DIR_VARIABLE, "value": additions.RUN_DIR})
+
+
+def _set_python_path(edits: Edits, engine: EngineContainer, at: tuple[str, ...]) -> None:
+    for entry in engine.node.get("env") or ():
+        if isinstance(entry, Mapping) and entry.get("name") == "PYTHONPATH":
+            if "value" not in entry:
+                problem = "its PYTHONPATH comes from elsewhere (valueFrom)"
+                raise ConfigError(
+                    "wire", f"container {engine.name}", problem, f"put {additions.SHIM_MOUNT} first in it"
+                )
+            edits.set_value((*at, "env", "name=PYTHONPATH", "value"), f"{additions.SHIM_MOUNT}:{entry['value']}")
+            return
+    edits.add_item((*at, "env"), {"name": "PYTHONPATH", "value": additions.SHIM_MOUNT})
+
+
+def _decide(
+    edits: Edits, pod: PodTemplate, engine: EngineContainer, options: Options, notes: list[str]
+) -> additions.Sidecar:
+    gpus = _gpu_count(engine)
+    mode = options.gpu_mode
+    if mode is GpuMode.AUTO:
+        mode = GpuMode.ENV if gpus else GpuMode.NONE
+    if mode is not GpuMode.NONE:
+        edits.set_value(("shareProcessNamespace",), True)
+        notes.append("the containers share one process namespace: CUDA's memory handles need it")
+    if mode is GpuMode.ENV:
+        edits.set_value(("runtimeClassName",), "nvidia")
+        notes.append("the sidecar sees every GPU of its node (--gpu-mode env); dra shares the engine's alone")
+    if mode is GpuMode.DRA and not gpus:
+        raise ConfigError("inject", f"container {engine.name}", f"it asks for no {GPU_RESOURCE}", "use --gpu-mode none")
+    uid = _uid(pod, engine, options)
+    if uid == 0:
+        notes.append("the engine runs as root, and so does the sidecar: not within the restricted security standard")
+    shm = [m["name"] for m in engine.node.get("volumeMounts") or () if m.get("mountPath") == "/dev/shm"]
+    return additions.Sidecar(
+        options.image,
+        options.store_size_bytes,
+        uid,
+        gpu_environment=mode is GpuMode.ENV,
+        gpu_claim=mode is GpuMode.DRA,
+        shm_volume=str(shm[0]) if shm else "",
+    )
+
+
+def _add(edits: Edits, engine: EngineContainer, sidecar: additions.Sidecar) -> None:
+    at = ("containers", f"name={engine.name}")
+    for mount in additions.engine_mounts():
+        edits.add_item((*at, "volumeMounts"), mount)
+    edits.set_value((*at, "livenessProbe"), additions.probe("/engine/livez", period_s=10, failures=3))
+    for volume in additions.volumes(sidecar):
+        edits.add_item(("volumes",), volume)
+    edits.add_item(("initContainers",), additions.sidecar_container(sidecar))
+    edits.add_item(("initContainers",), additions.shim_container(sidecar))
+
+
+def _claim(document: Document, edits: Edits, pod: PodTemplate, engine: EngineContainer) -> additions.Values:
+    """One claim for both containers in the place of the engine's own request."""
+    count, metadata = _gpu_count(engine), document.node.get("metadata") or {}
+    name = f"{pod.where.split()[-1]}-{additions.CLAIM}".lower()
+    at = ("containers", f"name={engine.name}", "resources")
+    for part in ("limits", "requests"):
+        if GPU_RESOURCE in (engine.node["resources"].get(part) or {}):
+            edits.remove_value((*at, part, GPU_RESOURCE))
+    edits.add_item((*at, "claims"), {"name": additions.CLAIM})
+    edits.add_item(("resourceClaims",), {"name": additions.CLAIM, "resourceClaimTemplateName": name})
+    template = additions.claim_template(name, str(metadata.get("namespace", "")), count)
+    template["metadata"]["annotations"][ADDED] = "true"
+    return template
+
+
+def _annotate(pod: PodTemplate, edits: Edits, version: str) -> None:
+    made = []
+    if not isinstance(pod.owner.get("metadata"), Mapping):
+        made.append("metadata")
+        pod.owner["metadata"] = {}
+    if not isinstance(pod.owner["metadata"].get("annotations"), Mapping):
+        made.append("annotations")
+        pod.owner["metadata"]["annotations"] = {}
+    record = {"version": RECORD_VERSION, "edits": edits.record, "made": made}
+    annotations = pod.owner["metadata"]["annotations"]
+    annotations[INJECTED] = version
+    annotations[EDITS] = json.dumps(record, separators=(",", ":"))
+
+
+def _annotations(owner: Mapping[str, Any]) -> Mapping[str, Any]:
+    metadata = owner.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    return annotations if isinstance(annotations, Mapping) else {}
+
+
+def _gpu_count(engine: EngineContainer) -> int:
+    resources = engine.node.get("resources") or {}
+    counts = [int((resources.get(part) or {}).get(GPU_RESOURCE, 0)) for part in ("limits", "requests")]
+    return max(counts)
+
+
+def _uid(pod: PodTemplate, engine: EngineContainer, options: Options) -> int:
+    """The engine's: its container's, its pod's, or the user's word; root where nobody says."""
+    contexts = [engine.node.get("securityContext") or {}, pod.spec.get("securityContext") or {}]
+    given = [context["runAsUser"] for context in contexts if "runAsUser" in context]
+    if given:
+        return int(given[0])
+    if options.engine_uid is not None:
+        return options.engine_uid
+    if any(context.get("runAsNonRoot") for context in contexts):
+        problem = "it runs as a user of its image that the manifest does not name"
+        raise ConfigError("inject", f"container {engine.name}", problem, "name the user's number with --engine-uid")
+    return 0

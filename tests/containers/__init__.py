@@ -1,0 +1,1 @@
+"""Real containers for tests: podman without a daemon, images made of Debian's packages and our own wheels."""
