@@ -122,6 +122,7 @@ class Engine:
 
     def step(self) -> list[Output]:
         """One turn of the engine: end loads, schedule, run, postprocess. It may find nothing to run."""
+        self.hooks.step_begins(len(self.scheduler.running), self.scheduler.waiting_count)
         self._end_loads()
 
         plan = self.scheduler.schedule()

@@ -58,6 +58,9 @@ class CacheHooks(Protocol):
         token of that step. Not called for loaded pages, nor for a second copy of a key.
         """
 
+    def step_begins(self, running: int, waiting: int) -> None:
+        """A turn of the engine begins, before anything else is done in it. The counts are requests."""
+
     def step_done(self, running: int, waiting: int) -> None:
         """A step is over, after its `page_complete` calls and before its tokens are seen outside.
 
@@ -91,6 +94,9 @@ class NoHooks:
         return ()
 
     def page_complete(self, page_id: PageId, key: bytes, parent: bytes, tokens: Sequence[int]) -> None:
+        pass
+
+    def step_begins(self, running: int, waiting: int) -> None:
         pass
 
     def step_done(self, running: int, waiting: int) -> None:

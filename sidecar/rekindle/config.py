@@ -57,6 +57,8 @@ class Config:
     copier_timeout_s: float = 5.0
     copy_bandwidth: int = 0
     """Cap on checkpointing, in bytes per second of each rank; 0 is none. Salvage and restore are never held back."""
+    hang_timeout_s: float = 30.0
+    """The least time that an engine may have work and make no step before it counts as hung; 0: it never does."""
     allow_uids: frozenset[int] = field(default_factory=lambda: frozenset({os.geteuid()}))
     plugin_dirs: tuple[Path, ...] = ()
     """Directories with one folder a plugin; of two plugins of one name the later one wins."""
@@ -187,6 +189,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("fill_timeout", "fill_timeout_s", parse_duration, "Time for one fill into an engine. Default: 5s."),
     Setting("copier_timeout", "copier_timeout_s", parse_duration, "Time before a copier is killed. Default: 5s."),
     Setting("copy_bandwidth", "copy_bandwidth", parse_bandwidth, "Cap on checkpointing, bytes/s. Default: none."),
+    Setting("hang_timeout", "hang_timeout_s", parse_duration, "Work without a step: a hang. 0: off. Default: 30s."),
     Setting("allow_uids", "allow_uids", _parse_uids, "User ids that may attach, comma separated. Default: our own."),
     Setting("plugin_dir", "plugin_dirs", _parse_paths, "Directories of plugins, ':' between them. Default: none."),
     Setting("log_level", "log_level", _parse_level, "debug, info, warning or error. Default: info."),

@@ -17,17 +17,21 @@ from driving.polling import until
 from driving.process import Process, proceed, stop_and_wait
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+TESTS = Path(__file__).parents[1]
 START_S = 30.0
 PLUGIN = "rekindle_plugins.nano:connect"
 
 
 class NanoEngine:
-    """Keeps its settings over any number of starts, each of which is a fresh engine. `settings`: its flags."""
+    """Keeps its settings over any number of starts, each of which is a fresh engine. `settings`: its flags.
 
-    def __init__(self, name: str, directory: Path, run_dir: Path, plugin: bool = True, **settings: int) -> None:
+    `plugin`: Rekindle's (True), none (False), or another factory's name.
+    """
+
+    def __init__(self, name: str, directory: Path, run_dir: Path, plugin: bool | str = True, **settings: int) -> None:
         self.settings = {"pages": 256, "page_tokens": 16} | settings
         self._run_dir = run_dir
-        self._plugin = plugin
+        self._plugin = PLUGIN if plugin is True else plugin
         self._log = directory / f"{name}.log"
         self.process: Process | None = None
         self.url = ""
@@ -39,9 +43,9 @@ class NanoEngine:
     def start(self, wait: bool = True) -> None:
         argv = [sys.executable, "-m", "nano_engine", "--port", "0"]
         argv += [part for name, value in self.settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-        argv += ["--plugin", PLUGIN] if self._plugin else []
+        argv += ["--plugin", self._plugin] if self._plugin else []
         environ = {name: value for name, value in os.environ.items() if not name.startswith("REKINDLE_")}
-        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(EXAMPLES)]))
+        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(EXAMPLES), str(TESTS)]))
         environ |= {"PYTHONPATH": path, "REKINDLE_RUN_DIR": str(self._run_dir)}
         self._began = time.monotonic()
         self.process = Process(argv, environ, self._log)

@@ -22,7 +22,7 @@ class Pod:
         self.sidecar = Sidecar(self.directory, self.store_dir, **settings)
         self._engines: list[NanoEngine] = []
 
-    def engine(self, start: bool = True, plugin: bool = True, **settings: int) -> NanoEngine:
+    def engine(self, start: bool = True, plugin: bool | str = True, **settings: int) -> NanoEngine:
         name = f"engine{len(self._engines)}"
         engine = NanoEngine(name, self.directory, self.sidecar.run_dir, plugin, **settings)
         self._engines.append(engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -77,6 +78,13 @@ class Sidecar:
             return found if len(found) == count and all(_has_mapped(pid) for pid in found) else []
 
         return until(f"{count} copiers at work", find)
+
+    @property
+    def http_url(self) -> str:
+        """Where it serves health and metrics, for the setting `http=":0"`."""
+        found = re.search(r"http listening.*port=(\d+)", self.output())
+        assert found is not None, "it serves no HTTP"
+        return f"http://127.0.0.1:{found[1]}"
 
     # -- what it says ------------------------------------------------------------------------------------------
 

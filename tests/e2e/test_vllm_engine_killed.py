@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from driving import until
+from driving import Sidecar, until
 from driving.arena import stored_pages
-from vllm_driving import BLOCK, Session, VllmEngine, VllmPod, complete_tokens, tokens_of
+from driving.process import stop_and_wait
+from vllm_driving import BLOCK, Launcher, Session, VllmEngine, VllmPod, complete_tokens, tokens_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.core, pytest.mark.timeout(240)]
 
@@ -75,6 +76,49 @@ def test_sessions_cut_by_a_kill_go_on_with_the_same_tokens_and_no_committed_page
     assert [session.cached_tokens for session in sessions] == list(map(complete_tokens, lengths))
     assert engine.metric("prefix_cache_hits_total") - hits_before == sum(map(complete_tokens, lengths))
     assert engine.metric("external_prefix_cache_hits_total") == 0, "they were to be there before the first request"
+
+
+def test_a_hang_is_told_of_and_a_pause_or_idleness_is_none(launcher: Launcher, llama: Path) -> None:
+    timeout_s = 2.0
+    with VllmPod(launcher, hang_timeout=f"{timeout_s}s") as pod:
+        sidecar = pod.sidecar
+        sidecar.start()
+        engine = pod.engine(llama).start()
+        session = Session(tokens_of(5, 200), 3000)
+        expected = engine.ask(session.prompt, 200, cache_salt="reference").tokens
+        sidecar.when("the engine to be idle", lambda s: s.engines and not s.engines[0].outstanding)
+        never_hung_for(sidecar, 2 * timeout_s)
+        stream = engine.stream(session.prompt, session.max_tokens)
+        stream.when(30)
+        engine.post("/pause?mode=keep")
+        never_hung_for(sidecar, 2 * timeout_s)
+        engine.post("/resume")
+        stream.when(len(stream.tokens) + 30)
+        stop_and_wait(sidecar.engine().pid)
+        hung = sidecar.when("the hang to be told of", lambda s: s.engines[0].hung_s is not None, 30.0).engines[0]
+        assert hung.note.startswith("it hangs: no step for ")
+        assert hung.outstanding == 1
+        engine.kill()
+        stream.hang_up()
+        engine.start()
+        count = min(len(stream.tokens), 150)
+        again = engine.ask([*session.prompt, *stream.tokens[:count]], 200 - count)
+        assert [*stream.tokens[:count], *again.tokens] == expected
+        assert again.cached_tokens == complete_tokens(200 + count)
+
+
+def never_hung_for(sidecar: Sidecar, seconds: float) -> None:
+    """Asks all the time, until the sidecar itself says that so much time has passed."""
+    began_s = sidecar.status().uptime_s
+    told: list[str] = []
+
+    def over() -> bool:
+        status = sidecar.status()
+        told.extend(engine.note for engine in status.engines if engine.hung_s is not None)
+        return status.uptime_s > began_s + seconds
+
+    until("the time to pass", over, 60.0)
+    assert told == []
 
 
 def test_a_sidecar_killed_under_load_costs_neither_an_error_nor_a_page(pod: VllmPod, llama: Path) -> None:

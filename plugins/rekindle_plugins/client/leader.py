@@ -4,7 +4,7 @@ It owns the journal and the fence. The engine's scheduling thread calls `raise_p
 `commit` for pages whose KV is complete, and `end_step` once; none of them waits or takes more than microseconds. All
 talk with the sidecar is on the link's thread.
 
-    scheduling thread   raise_pages → [step runs] → commit … → end_step → one eventfd write
+    scheduling thread   begin_step, raise_pages → [step runs] → commit … → end_step → one eventfd write
     link's thread       attach, announce live pages, receive fills' results
 """
 
@@ -93,6 +93,8 @@ class Leader:
         self._plan_id = 0
         self._committed = 0
         self._spent_ns = 0
+        self._has_work = False
+        """The keeper was woken for the work there is. It watches by itself until it has seen the end of it."""
         self.fills = Fills(self.fence, config.fill_timeout_s)
         self.link = Link(
             config.attach_path,
@@ -163,11 +165,31 @@ class Leader:
         self._live[page_id] = pack_payload(page_id, self.fence.epoch(page_id), group, flags, key, parent, tokens)
 
     def begin_step(self, outstanding: int) -> None:
+        """Before a step is dispatched: one that hangs has been told of. `outstanding`: requests that run or wait."""
         self._journal.step_started(outstanding)
+        self._work_began()
 
-    def end_step(self, outstanding: int) -> None:
-        """After the commits of a step: the one wake-up, if there is anything to see."""
-        self._journal.step_finished(outstanding)
+    def tell_outstanding(self, outstanding: int) -> None:
+        """Between steps: requests came, or the engine found that it has nothing to do (0)."""
+        self._journal.tell_outstanding(outstanding)
+        if outstanding:
+            self._work_began()
+        else:
+            self._has_work = False
+
+    def _work_began(self) -> None:
+        """Wakes the keeper once for each stretch of work: an idle keeper has no timer that would notice."""
+        if not self._has_work:
+            self._has_work = True
+            self._ring()
+
+    def end_step(self, outstanding: int, under_way: int = 0) -> None:
+        """After the commits of a step: the one wake-up, if there is anything to see.
+
+        `under_way`: steps that were begun and have not come to this point yet.
+        """
+        self._journal.step_finished(outstanding, under_way)
+        self._has_work = bool(outstanding or under_way)
         if self._committed or self._spent_ns:
             self._journal.account(self._spent_ns, self._committed)
             self._spent_ns = 0

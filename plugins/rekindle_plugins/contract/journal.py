@@ -19,6 +19,11 @@ asks the shim to announce its live pages again. Nothing that is read here is tru
         72     8  requests with work outstanding
         80     8  nanoseconds the shim spent in the engine's steps
         88     8  pages committed
+
+The words from 48 to 72 are the engine's heartbeat. An engine that has work moves one of the first two with every turn,
+also with a turn that finds nothing to run. It has work while a step is under way (more started than finished) or
+requests are outstanding: those that run and those that wait, but none while the engine says that it has nothing to do
+(it is paused, say). The words are written before what they tell of, so that an engine which hangs has told of its work.
 """
 
 from __future__ import annotations
@@ -76,6 +81,11 @@ class Heartbeat:
     shim_ns: int
     committed: int
 
+    @property
+    def has_work(self) -> bool:
+        """A step is under way, or requests want one."""
+        return self.outstanding > 0 or self.steps_started > self.steps_finished
+
 
 def pack_payload(
     page_id: int, epoch: int, group: int, flags: int, key: bytes, parent: bytes, tokens: Sequence[int]
@@ -123,7 +133,11 @@ class JournalWriter:
         return self._words[_GENERATION]
 
     def step_started(self, outstanding: int) -> None:
+        self._words[_OUTSTANDING] = outstanding
         self._words[_STARTED] += 1
+
+    def tell_outstanding(self, outstanding: int) -> None:
+        """Between steps: requests came, or there is nothing left to do."""
         self._words[_OUTSTANDING] = outstanding
 
     def account(self, shim_ns: int, committed: int) -> None:
@@ -131,8 +145,9 @@ class JournalWriter:
         self._words[_SHIM_NS] += shim_ns
         self._words[_COMMITTED] += committed
 
-    def step_finished(self, outstanding: int) -> None:
-        self._words[_FINISHED] += 1
+    def step_finished(self, outstanding: int, under_way: int = 0) -> None:
+        """`under_way`: steps that were started and whose output is not there yet (asynchronous scheduling)."""
+        self._words[_FINISHED] = self._words[_STARTED] - under_way
         self._words[_OUTSTANDING] = outstanding
         self._words[_STEP_NS] = time.monotonic_ns()
 

@@ -4,7 +4,8 @@
     ready                   initialize: identity, geometry; attach: memory (Rank), scheduler (Leader), eager restore
     pages_allocated         raise the fence
     page_complete           commit
-    step_done               one wake-up; heartbeat
+    step_begins             heartbeat: what hangs from here on was told of
+    step_done               heartbeat; one wake-up
     lookup, load, poll      lazy restore, at a request's demand
     cache_reset             everything stored is void
     close                   finalize
@@ -157,10 +158,13 @@ class NanoShim(Shim):
         self._leader.commit(page_id, self._leader.epoch(page_id), 0, key, parent, tokens)
 
     @guarded(lambda: None)
-    def step_done(self, running: int, waiting: int) -> None:
+    def step_begins(self, running: int, waiting: int) -> None:
         if running or waiting:
             self._leader.begin_step(running + waiting)
-            self._leader.end_step(running + waiting)
+
+    @guarded(lambda: None)
+    def step_done(self, running: int, waiting: int) -> None:
+        self._leader.end_step(running + waiting)
 
     @guarded(lambda: 0)
     def lookup(self, keys: Sequence[bytes], have: int) -> int:

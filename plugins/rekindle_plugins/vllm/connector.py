@@ -148,7 +148,10 @@ class RekindleConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def has_pending_push_work(self) -> bool:
         """Keeps an idle engine stepping while pages are on their way."""
-        return self._scheduler is not None and self._scheduler.has_pending_loads
+        if self._scheduler is None:
+            return False
+        pending = self._scheduler.has_pending_loads
+        return self._try(pending, self._scheduler.found_nothing_to_do)
 
     def reset_cache(self) -> bool | None:
         if self._scheduler is not None:

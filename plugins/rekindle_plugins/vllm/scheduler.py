@@ -4,6 +4,10 @@
     asynchronous    step N+1 is built before step N's output: `num_computed_tokens - num_in_flight_tokens` is what is
                     really there, on every worker, when step N's output is handled
     a page commits  when its last token's KV is there, under the epoch it had when its request got the block
+    heartbeat       every build_meta is a turn; a step is under way from there to its step_done. Requests wait from
+                    on_new_request on, until vLLM asks has_pending_push_work: it does so only when it finds nothing to
+                    do, also while it is paused with requests (`Scheduler.has_requests`, which the core's loop asks
+                    before it sleeps)
 
 Leans on `SchedulerOutput` (scheduled_new_reqs, scheduled_cached_reqs, preempted_req_ids, kv_cache_block_copies) and on
 `Request` (num_computed_tokens, num_in_flight_tokens, block_hashes, all_token_ids), vllm/v1, 0.28 to 0.32.
@@ -171,7 +175,9 @@ class SchedulerShim(Shim):
         if scheduled:
             self._steps[self._step] = scheduled
             self._clean = False
-        leader.begin_step(len(self._tables))
+        leader.begin_step(len(self._requests))
+        if not scheduled:  # nothing runs: the turn is over with this
+            leader.end_step(len(self._requests), len(self._steps))
         self._collect(wait=not scheduled)
         loaded, bad = self._loads.take_finished() if self._loads is not None else (frozenset(), frozenset())
         leader.account(time.perf_counter_ns() - started)
@@ -217,7 +223,7 @@ class SchedulerShim(Shim):
                     self._commit(leader, request, table, _computed_tokens(request))
         self._commit_ended(leader)
         leader.account(time.perf_counter_ns() - started)
-        leader.end_step(len(self._tables))
+        leader.end_step(len(self._requests), len(self._steps))
 
     def _commit_ended(self, leader: Leader) -> None:
         ended, self._ended = self._ended, []
@@ -266,6 +272,7 @@ class SchedulerShim(Shim):
     def on_request(self, request: Any) -> None:
         self._requests[request.request_id] = request
         if self.leader is not None:
+            self.leader.tell_outstanding(len(self._requests))
             self._keys.secret_of(request)  # an adapter's digest takes a moment: begin with it
 
     def on_finished(self, request: Any) -> None:
@@ -302,6 +309,12 @@ class SchedulerShim(Shim):
     def has_pending_loads(self) -> bool:
         late = self._eager is not None and self._eager.pending
         return late or (self._loads is not None and self._loads.pending)
+
+    def found_nothing_to_do(self) -> bool:
+        """vLLM would go to sleep, unless loads are pending. Requests it holds are paused, or wait for their client."""
+        if self.leader is not None and not self.has_pending_loads:
+            self.leader.tell_outstanding(0)
+        return self.has_pending_loads
 
     def _collect(self, wait: bool) -> None:
         """Takes what has arrived. A step without work may wait a moment instead of turning at full speed."""

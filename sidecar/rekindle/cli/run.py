@@ -33,9 +33,9 @@ def run(
 ) -> None:
     """Run COMMAND (an engine) with a sidecar beside it, and restart whichever dies.
 
-    Takes every flag of serve, then `--`, then the engine's command. The engine is restarted after any exit but 0,
-    with a pause that doubles; a sidecar that is running in the run dir already is used. Times are in seconds. The
-    exit code is the engine's.
+    Takes every flag of serve, then `--`, then the engine's command. The engine is restarted after any exit but 0, and
+    when it hangs (--hang-timeout), with a pause that doubles; a sidecar that is running in the run dir already is
+    used. Times are in seconds. The exit code is the engine's.
     """
     from rekindle.backends import discover
     from rekindle.cli.child import adopt_orphans
@@ -58,7 +58,13 @@ def run(
         engine=engine.arguments,
         engine_environment=engine.environment,
     )
-    policy = Policy(restart_delay_s, max(limit_s, restart_delay_s), healthy_s, grace_s)
+    policy = Policy(
+        restart_delay_s,
+        max(limit_s, restart_delay_s),
+        healthy_s,
+        grace_s,
+        watch_period_s=min(config.hang_timeout_s / 10, Policy.watch_period_s),
+    )
     adopt_orphans()
 
     async def supervise() -> int:

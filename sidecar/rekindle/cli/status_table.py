@@ -60,7 +60,7 @@ def _engines(engines: Sequence[EngineStatus], on_terminal: bool) -> Table:
         table.add_row(
             f"{engine.backend} {engine.engine_version}",
             engine.instance[:12],
-            Text(engine.state, _COLOURS.get(engine.state, "")),
+            Text(engine.state, _COLOURS.get(engine.state, "") if engine.hung_s is None else "bold red"),
             f"{engine.ranks_attached}/{engine.world_size}",
             f"{pages.live:,}",
             f"{pages.checkpointed:,}",
@@ -95,6 +95,8 @@ def _recovery(last: RecoveryReport | None) -> list[str]:
     ]
     if last.pages_rejected:
         lines.append(f"rejected: {reasons(last.pages_rejected)}")
+    if last.suspicion:
+        lines.append(last.suspicion)
     if last.mismatches:
         lines.append(f"stored pages do not fit the engine: {', '.join(last.mismatches)} differ")
     times = {

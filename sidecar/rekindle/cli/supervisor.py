@@ -2,22 +2,28 @@
 
 One process, one event loop, two loops on it: ``_keep_sidecar`` and ``_keep_engine``. The engine's end decides: exit 0
 stops everything, anything else is followed by a restart after a growing pause. A stop from outside goes the same
-way, with SIGTERM to the engine's group, and SIGKILL after the grace time. The sidecar is stopped after the engine,
-so that it can still save what the engine had.
+way, with SIGTERM to the engine's group, and SIGKILL after the grace time; so does a hang, which the sidecar tells of
+(``engine_watch``), and a restart follows. The sidecar is stopped after the engine, and before it ends it saves what
+the engine had (``keeper.salvage``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rekindle_plugins.contract.errors import UnavailableError
 
 from rekindle.cli.child import Child, outcome
+from rekindle.cli.engine_watch import EngineWatch, Hang
+
+Reason = TypeVar("Reason")
 
 _POLL_S = 0.05
 _ADOPTED_POLL_S = 0.5
@@ -33,6 +39,10 @@ class Policy:
     """A child that lived this long starts again with the first pause."""
     grace_s: float = 15.0
     """Between SIGTERM and SIGKILL."""
+    hung_grace_s: float = 5.0
+    """The most of it for an engine that hangs: only its other processes can make use of it."""
+    watch_period_s: float = 3.0
+    """Between two questions whether the engine hangs; 0 asks none."""
     sidecar_start_s: float = 30.0
 
 
@@ -118,16 +128,35 @@ class Supervisor:
             starts += 1
             child = Child.start(self._plan.engine, self._plan.engine_environment)
             self._say(f"engine started: pid {child.pid}, start {starts}")
-            code = await self._until_ended_or(self._stop, child)
+            code, hang = await self._until_ended_or(self._stopped_or_hung(child), child)
             if child.group_is_alive():
                 self._say(f"engine left processes that do not die, group {child.pid}")
-            if code == 0 or self._stop.is_set():
+            if self._stop.is_set() or (code == 0 and hang is None):
                 self._say(f"engine {outcome(code)}, not restarted")
                 return code
-            pause_s = pauses.after(child.age_s)
+            # The time that it hung is no healthy life.
+            pause_s = pauses.after(child.age_s - (hang.stalled_s if hang is not None else 0.0))
             self._say(f"engine {outcome(code)} after {child.age_s:.1f} s, restart in {pause_s:g} s")
             await _set_within(self._stop, pause_s)
         return code
+
+    async def _stopped_or_hung(self, child: Child) -> Hang | None:
+        """Returns when the engine is to be ended: with the hang it is ended for, or None for a stop from outside."""
+        stopped: asyncio.Task[Any] = asyncio.create_task(self._stop.wait())
+        tasks = {stopped}
+        if self._policy.watch_period_s > 0:
+            watch = EngineWatch(self._plan.admin_socket, child.pid, self._policy.watch_period_s)
+            tasks.add(asyncio.create_task(watch.until_hung(), name="engine-watch"))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+        if stopped in done:
+            return None
+        hang: Hang = done.pop().result()
+        self._say(f"engine, pid {child.pid}: {hang.text}; ending it")
+        return hang
 
     async def _first_sidecar(self) -> Child | None:
         """A sidecar that serves: ours, or None where one was there already."""
@@ -157,7 +186,7 @@ class Supervisor:
                         return
                 self._say("sidecar that was running already is gone, starting one")
             else:
-                code = await self._until_ended_or(self._engine_over, child)
+                code, _ = await self._until_ended_or(self._engine_over.wait(), child)
                 if self._engine_over.is_set():
                     self._say(f"sidecar {outcome(code)}")
                     return
@@ -172,19 +201,27 @@ class Supervisor:
         self._say(f"sidecar started: pid {child.pid}")
         return child
 
-    async def _until_ended_or(self, stop: asyncio.Event, child: Child) -> int:
-        """The child's code: at its end, or after ``stop`` made it end."""
+    async def _until_ended_or(self, reason: Coroutine[Any, Any, Reason], child: Child) -> tuple[int, Reason | None]:
+        """The child's code, and why it was ended: what ``reason`` returned, or None where it ended by itself."""
         ended = asyncio.create_task(child.wait())
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        given = asyncio.create_task(reason)
+        await asyncio.wait((ended, given), return_when=asyncio.FIRST_COMPLETED)
+        if not given.done():
+            given.cancel()
+            return await ended, None
+        why = await given
         if not ended.done():
-            child.signal_group(signal.SIGTERM)
-            await asyncio.wait((ended,), timeout=self._policy.grace_s)
-            if not ended.done():
-                self._say(f"pid {child.pid} did not end within {self._policy.grace_s:g} s, killing its group")
-                child.signal_group(signal.SIGKILL)
-        return await ended
+            await self._end(child, ended, self._policy.hung_grace_s if isinstance(why, Hang) else math.inf)
+        return await ended, why
+
+    async def _end(self, child: Child, ended: asyncio.Task[int], most_s: float) -> None:
+        """SIGTERM, the grace time (but no more than ``most_s``), SIGKILL."""
+        grace_s = min(self._policy.grace_s, most_s)
+        child.signal_group(signal.SIGTERM)
+        await asyncio.wait((ended,), timeout=grace_s)
+        if not ended.done():
+            self._say(f"pid {child.pid} did not end within {grace_s:g} s, killing its group")
+            child.signal_group(signal.SIGKILL)
 
 
 async def _set_within(event: asyncio.Event, timeout_s: float) -> bool:

@@ -115,6 +115,9 @@ class KeeperCollector(Collector):
         yield _by_backend(status, "pages_pending", "Committed pages not copied yet.", lambda e: e.pages.pending)
         yield _by_backend(status, "requests_outstanding", "Requests in engines now.", lambda e: e.outstanding)
         yield _by_backend(
+            status, "engine_hung", "Engines that have work and make no step.", lambda e: float(e.hung_s is not None)
+        )
+        yield _by_backend(
             status,
             "shim_seconds_per_step",
             "What the shim adds to a step, summed over engines.",

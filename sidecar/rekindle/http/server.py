@@ -6,6 +6,11 @@ Runs in the keeper's process, without threads of its own. Read-only and without 
     /livez    200 when the event loop turns. Says nothing about engines or stores.
     /readyz   200 when the keeper can take an engine, else 503 with reasons. Never depends on an engine being there.
     /metrics  Prometheus' text format; the names are in ``rekindle.http.metrics``.
+
+    /engine/livez   503 when an attached engine hangs, and for nothing else: 200 without an engine, while one starts,
+                    and when we do not know. For the liveness probe of the *engine's* container, which must not end an
+                    engine for the sidecar's troubles, its absence included. So the probe asks for the one answer:
+                    test "$(curl -s -o /dev/null -m 2 -w '%{http_code}' http://127.0.0.1:9470/engine/livez)" != 503
 """
 
 from __future__ import annotations
@@ -52,6 +57,7 @@ class HttpServer:
         app = web.Application(client_max_size=1024)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/engine/livez", self._engine_livez)
         app.router.add_get("/metrics", self._metrics)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
@@ -78,6 +84,15 @@ class HttpServer:
     async def _readyz(self, request: web.Request) -> web.Response:
         reasons = not_ready_reasons(self._source)
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    async def _engine_livez(self, request: web.Request) -> web.Response:
+        try:
+            engines = self._source.status().engines
+        except Exception as error:  # whatever it is, it is no hang of an engine
+            LOG.warning("status failed", extra={"error": f"{type(error).__name__}: {error}"})
+            return web.json_response({"alive": True, "hung": [], "unknown": type(error).__name__})
+        hung = [f"{e.backend} {e.instance}: {e.note}" for e in engines if e.hung_s is not None]
+        return web.json_response({"alive": not hung, "hung": hung}, status=503 if hung else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         # Between two awaits of nothing: the collector reads plain values and takes about a millisecond.

@@ -35,10 +35,12 @@ class Checkpoint:
         instance: str,
         leader: LeaderAttachment,
         tally: Tally,
+        on_ring: Callable[[], None],
         on_commit: Callable[[], None],
         may_ask: Callable[[], bool],
     ) -> None:
         """Args:
+        on_ring: called when the engine rings: for pages, or because work has begun.
         on_commit: called before the records of a pump are taken.
         may_ask: whether the engine can still be asked to announce its pages.
         """
@@ -48,6 +50,7 @@ class Checkpoint:
         self._instance = instance
         self._leader = leader
         self._tally = tally
+        self._on_ring = on_ring
         self._on_commit = on_commit
         self._may_ask = may_ask
         self._loop = asyncio.get_running_loop()
@@ -124,6 +127,7 @@ class Checkpoint:
     def _rung(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
             os.eventfd_read(self._leader.wake_fd)
+        self._on_ring()
         self.pump()
 
     def _read(self, transfers: Transfers) -> None:

@@ -31,17 +31,21 @@ from rekindle.keeper.attachment import (
     with_layout,
 )
 from rekindle.keeper.checkpoint import Checkpoint
-from rekindle.keeper.engine_status import page_counters
+from rekindle.keeper.engine_status import engine_status
+from rekindle.keeper.hang_watch import HangWatch
 from rekindle.keeper.lane import Lane, LaneSpec
 from rekindle.keeper.peer import Peer
 from rekindle.keeper.planning import MAX_PLAN_PAGES, plan_messages, read_fill_rows
 from rekindle.keeper.reports import Reports
-from rekindle.keeper.salvage import salvage
+from rekindle.keeper.salvage import FINAL_BUDGET_S, salvage
 from rekindle.keeper.stores import OpenStore, Stores
+from rekindle.keeper.suspects import Suspects
 from rekindle.keeper.tally import Tally
 from rekindle.keeper.transfers import Transfers
+from rekindle.keeper.trial import WITHHELD, Trial
 from rekindle.lifecycle.machine import Action, Event, State, step
 from rekindle.lifecycle.status import EngineStatus
+from rekindle.lifecycle.suspicion import Life
 from rekindle.store.layout import PageGeometry
 
 log = logging.getLogger("rekindle.engine")
@@ -58,6 +62,7 @@ class EngineConfig:
     fill_timeout_s: float
     copier_timeout_s: float
     copy_bandwidth: int = 0
+    hang_timeout_s: float = 0.0
 
 
 class Engine:
@@ -68,6 +73,7 @@ class Engine:
         hello: Hello,
         config: EngineConfig,
         stores: Stores,
+        suspects: Suspects,
         backends: Backends,
         reports: Reports,
         salvages: Callable[[], Any],
@@ -83,6 +89,7 @@ class Engine:
         self.store: OpenStore | None = None
         self._config = config
         self._stores = stores
+        self._suspects = suspects
         self._backends = backends
         self._reports = reports
         self._salvages = salvages
@@ -91,6 +98,9 @@ class Engine:
         self._leader: LeaderAttachment | None = None
         self._ranks: dict[int, RankAttachment] = {}
         self._checkpoint: Checkpoint | None = None
+        self._watch: HangWatch | None = None
+        self._trial: Trial | None = None
+        self._is_stopping = False
         self._resetting = asyncio.Lock()
         self._opening: asyncio.Task[None] | None = None
         self._planning: asyncio.Task[None] | None = None
@@ -155,15 +165,20 @@ class Engine:
         if self._lost_at:
             self._release_store()
             return
-        self._checkpoint = Checkpoint(self.instance, leader, self.tally, self._committed, lambda: self.is_alive)
+        self._watch = watch = HangWatch(self.instance, leader.journal, self._config.hang_timeout_s)
+        self._checkpoint = Checkpoint(
+            self.instance, leader, self.tally, watch.wake, self._committed, lambda: self.is_alive
+        )
         self._welcome()  # before the copiers' lifelines, which mean nothing to a leader that is not welcomed
         self._happen(Event.ATTACHED)
         stored = self.store.catalog.counters().stored
         mismatches = () if stored else others
-        self._reports.attached(self.identity_name, self.instance, stored, mismatches)
+        suspicion = self._trial.text if self._trial is not None else ""
+        self._reports.attached(self.identity_name, self.instance, stored, mismatches, suspicion)
         for mismatch in mismatches:
             log.warning("event=identity_mismatch instance=%s field=%r", self.instance, mismatch)
         self._checkpoint.start()
+        watch.wake()  # it may have work already: the sidecar came back
 
     def _with_layout(self, identity: Identity) -> Identity:
         return with_layout(identity, [rank.region for rank in self._ranks.values()])
@@ -174,11 +189,12 @@ class Engine:
     def _welcome(self) -> None:
         assert self._leader is not None
         assert self.store is not None
+        self._trial = trial = Trial(self.instance, self.store, self._suspects)
         self._leader.peer.send(
             "welcome",
-            [self.store.presence.fd],
+            [trial.presence_fd],
             state=self.state.value,
-            stored_pages=self.store.catalog.counters().stored,
+            stored_pages=trial.stored_pages,
             restore_budget_s=self._config.restore_budget_s,
             fill_timeout_s=self._config.fill_timeout_s,
         )
@@ -209,11 +225,12 @@ class Engine:
     async def _plan(self, plan_id: int, max_pages: int) -> None:
         """Answers which pages could come back, after earlier engines' last pages have been salvaged."""
         await self._salvages()
-        if self._leader is None or self.store is None or not self.is_alive:
+        trial = self._trial
+        if self._leader is None or self.store is None or trial is None or not self.is_alive:
             return
         self._happen(Event.PLAN_ASKED)
-        wanted = max(0, min(max_pages, MAX_PLAN_PAGES))
-        for rows, is_last in plan_messages(self.store.catalog, wanted):
+        for rows, is_last in plan_messages(trial.plan(max(0, min(max_pages, MAX_PLAN_PAGES)))):
+            trial.was_given_pages |= bool(rows)
             self._leader.peer.send("pages", plan_id=plan_id, pages=rows, last=is_last)
             await asyncio.sleep(0)
             while self._leader.peer.queued > QUEUED_PLAN_MESSAGES:
@@ -224,9 +241,15 @@ class Engine:
         assert leader is not None
         rows = read_fill_rows(message["pages"], leader.page_count, len(leader.group_tokens), leader.peer.name)
         transfers = self._checkpoint.transfers if self._checkpoint is not None else None
-        if transfers is None:
+        trial = self._trial
+        if transfers is None or trial is None:
             self._answer(message["fill_id"], [(row.page_id, "resetting") for row in rows])
             return
+        refused = trial.refused(rows)
+        if refused:
+            self._answer(message["fill_id"], [(row.page_id, WITHHELD) for row in refused])
+            rows = [row for row in rows if row not in refused]
+        trial.was_given_pages |= bool(rows)
         transfers.fill(message["fill_id"], rows)
         transfers.flush()
 
@@ -298,6 +321,22 @@ class Engine:
     def _committed(self) -> None:
         if self.state in (State.ATTACHED, State.RESTORING):
             self._happen(Event.COMMITTED)
+        if self._trial is not None and not self._trial.is_over and self._life().is_healthy:
+            self._spawn(self._prove(self._trial))
+
+    async def _prove(self, trial: Trial) -> None:
+        dropped = await trial.prove()
+        transfers = self._checkpoint.transfers if self._checkpoint is not None else None
+        if dropped and transfers is not None and self._checkpoint is not None:
+            transfers.needs_announce = True
+            self._checkpoint.pump_soon()
+
+    def _life(self) -> Life:
+        """While the journal is there."""
+        assert self._leader is not None
+        beat = self._leader.journal.heartbeat()
+        was_given_pages = self._trial is not None and self._trial.was_given_pages
+        return Life(was_given_pages, self.state is State.RESTORING or beat.has_work, beat.steps_finished)
 
     def _start_copiers(self) -> None:
         leader, store, checkpoint = self._leader, self.store, self._checkpoint
@@ -344,6 +383,10 @@ class Engine:
         self._lost_at = time.monotonic()
         self._why_lost = reason
         log.warning("event=engine_lost instance=%s peer=%s reason=%r", self.instance, peer.name, reason)
+        if self._watch is not None:
+            self._watch.stop()
+        if self._trial is not None and not self._is_stopping:
+            self._trial.ended(self._life())
         for other in self.peers:
             other.close("another half of its engine is gone")
         self._happen(Event.LOST)
@@ -356,7 +399,7 @@ class Engine:
         try:
             if checkpoint is not None:
                 checkpoint.stop()
-                unsaved = await salvage(checkpoint, self._lost_at, self._config.salvage_budget_s)
+                unsaved = await salvage(checkpoint, self._lost_at, self._salvage_budget_s)
             if checkpoint is not None and store is not None and checkpoint.is_void:
                 log.warning("event=cache_reset instance=%s at=death", self.instance)
                 store.catalog.clear()
@@ -371,6 +414,9 @@ class Engine:
                 "release_s": time.monotonic() - self._lost_at,
             }
             self._happen(Event.SALVAGE_ENDED)
+
+    def _salvage_budget_s(self) -> float:
+        return FINAL_BUDGET_S if self._is_stopping else self._config.salvage_budget_s
 
     async def _let_go(self) -> None:
         """No copier of this engine exists after this. Their death also ends their mappings."""
@@ -394,12 +440,16 @@ class Engine:
         self._on_released(self)
 
     def _release_store(self) -> None:
+        if self._trial is not None:
+            self._trial.close()
+            self._trial = None
         if self.store is not None:
             self._stores.release(self.store)
             self.store = None
 
     async def stop(self) -> None:
         """The sidecar ends: everything is let go of, the engine is untouched."""
+        self._is_stopping = True
         if not self._lost_at:
             for peer in self.peers[:1]:
                 peer.close("the sidecar is stopping")
@@ -421,26 +471,17 @@ class Engine:
     # -- status ------------------------------------------------------------------------------------------------
 
     def status(self) -> EngineStatus:
-        leader = self._leader
-        checkpoint = self._checkpoint if not self._released else None
-        beat = leader.journal.heartbeat() if leader is not None and not self._released else None
-        plugin = self.hello.plugin
-        return EngineStatus(
-            instance=self.instance,
-            backend=plugin.name,
-            plugin_version=plugin.version,
-            api_version="{}.{}".format(*plugin.api_version),
-            capabilities=tuple(sorted(capability.value for capability in plugin.capabilities)),
-            engine_version=self.hello.engine_version,
-            state=self.state.value,
-            world_size=self.world_size,
+        if self._watch is not None:
+            self._watch.wake()
+        return engine_status(
+            self.hello,
+            self.state,
+            None if self._released else self._leader,
+            None if self._released else self._checkpoint,
+            self._watch,
+            self.tally,
             ranks_attached=len(self._ranks),
             identity=self.identity_name,
             attached_s=time.monotonic() - self.attached_at,
-            page_count=leader.page_count if leader is not None else 0,
-            pages=page_counters(self.tally, checkpoint),
-            steps=beat.steps_finished if beat else 0,
-            outstanding=beat.outstanding if beat else 0,
-            shim_us_per_step=beat.shim_ns / 1000 / beat.steps_finished if beat and beat.steps_finished else 0.0,
             note=self.note,
         )

@@ -2,9 +2,51 @@
 
 from __future__ import annotations
 
+from rekindle.keeper.attachment import Hello, LeaderAttachment
 from rekindle.keeper.checkpoint import Checkpoint
+from rekindle.keeper.hang_watch import HangWatch
 from rekindle.keeper.tally import Tally
-from rekindle.lifecycle.status import PageCounters
+from rekindle.lifecycle.machine import State
+from rekindle.lifecycle.status import EngineStatus, PageCounters
+
+
+def engine_status(
+    hello: Hello,
+    state: State,
+    leader: LeaderAttachment | None,
+    checkpoint: Checkpoint | None,
+    watch: HangWatch | None,
+    tally: Tally,
+    *,
+    ranks_attached: int,
+    identity: str,
+    attached_s: float,
+    note: str,
+) -> EngineStatus:
+    """`leader` and `checkpoint`: None while there is none, and once they were let go of."""
+    beat = leader.journal.heartbeat() if leader is not None else None
+    plugin = hello.plugin
+    return EngineStatus(
+        instance=hello.instance,
+        backend=plugin.name,
+        plugin_version=plugin.version,
+        api_version="{}.{}".format(*plugin.api_version),
+        capabilities=tuple(sorted(capability.value for capability in plugin.capabilities)),
+        engine_version=hello.engine_version,
+        state=state.value,
+        world_size=hello.world_size,
+        ranks_attached=ranks_attached,
+        identity=identity,
+        attached_s=attached_s,
+        page_count=leader.page_count if leader is not None else 0,
+        pages=page_counters(tally, checkpoint),
+        steps=beat.steps_finished if beat else 0,
+        outstanding=beat.outstanding if beat else 0,
+        shim_us_per_step=beat.shim_ns / 1000 / beat.steps_finished if beat and beat.steps_finished else 0.0,
+        note=(watch.text if watch is not None else "") or note,
+        hung_s=watch.hung_s if watch is not None else None,
+        pid=leader.peer.pid if leader is not None else 0,
+    )
 
 
 def page_counters(tally: Tally, checkpoint: Checkpoint | None) -> PageCounters:

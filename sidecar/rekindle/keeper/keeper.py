@@ -26,6 +26,7 @@ from rekindle.keeper.engine import Engine, EngineConfig
 from rekindle.keeper.peer import Peer
 from rekindle.keeper.reports import Reports
 from rekindle.keeper.stores import Stores
+from rekindle.keeper.suspects import Suspects
 from rekindle.lifecycle.status import EngineStatus, KeeperStatus, StoreStatus
 from rekindle.store.store import Store
 
@@ -54,6 +55,7 @@ class Keeper:
         self._listener: socket.socket | None = None
         self._run_lock: int | None = None
         self._stores: Stores | None = None
+        self._suspects: Suspects | None = None
         self._reports = Reports(config.run_dir)
         self._bytes = Counter[str]()
         self._copier_crashes = 0
@@ -64,6 +66,7 @@ class Keeper:
         """Raises StoreError when a directory is in use, cannot be made, or has no room."""
         self._prepare_run_dir()
         self._stores = Stores(await self._open_store())
+        self._suspects = Suspects(self.config.store_dir)
         await self._stores.open_latest()
         path = self.config.run_dir / "attach.sock"
         with contextlib.suppress(FileNotFoundError):
@@ -186,6 +189,7 @@ class Keeper:
 
     def _engine_for(self, hello: Hello) -> Engine:
         assert self._stores is not None
+        assert self._suspects is not None
         instance = hello.instance
         engine = self._engines.get(instance)
         if engine is not None:
@@ -202,8 +206,10 @@ class Keeper:
                     config.fill_timeout_s,
                     config.copier_timeout_s,
                     config.copy_bandwidth,
+                    config.hang_timeout_s,
                 ),
                 self._stores,
+                self._suspects,
                 self.backends,
                 self._reports,
                 self._quiet.wait,

@@ -14,6 +14,8 @@ from typing import Any
 from rekindle_plugins.contract.errors import ProtocolError, RekindleError, UnavailableError
 from rekindle_plugins.contract.wire import Channel, Message
 
+from rekindle.keeper.pidfd import peer_pidfd
+
 log = logging.getLogger("rekindle.attach")
 
 MAX_QUEUED = 512
@@ -59,6 +61,9 @@ class Peer:
         self._queue: deque[_Queued] = deque()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._readable)
+        self._pidfd = peer_pidfd(sock)
+        if self._pidfd is not None:
+            self._loop.add_reader(self._pidfd, self._process_ended)
 
     @property
     def queued(self) -> int:
@@ -108,6 +113,10 @@ class Peer:
         self.is_open = False
         self._loop.remove_reader(self._channel.sock)
         self._loop.remove_writer(self._channel.sock)
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
         self._channel.close()
         queue, self._queue = self._queue, deque()
         for queued in queue:
@@ -138,6 +147,11 @@ class Peer:
                 first.then()
         if self.is_open:
             self._loop.remove_writer(self._channel.sock)
+
+    def _process_ended(self) -> None:
+        """What it had sent before is still taken."""
+        self._readable()
+        self.close("its process ended")
 
     def _readable(self) -> None:
         for _ in range(READS_PER_WAKE):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rekindle_plugins.contract.errors import ProtocolError
-from rekindle_plugins.contract.journal import LAZY_ONLY
+from rekindle_plugins.contract.journal import LAZY_ONLY, ROOT
 
 from rekindle.keeper.transfers import FillRow
 from rekindle.store.catalog import Catalog
+from rekindle.store.page import PageEntry
 
 MAX_PLAN_PAGES = 1 << 20
 MAX_FILL_ROWS = 1024
@@ -19,14 +20,11 @@ MESSAGE_CHARS = 64 * 1024
 PlanRow = list[str | int]
 
 
-def plan_messages(catalog: Catalog, max_pages: int) -> Iterator[tuple[list[PlanRow], bool]]:
+def plan_messages(entries: Iterable[PageEntry]) -> Iterator[tuple[list[PlanRow], bool]]:
     """(rows, is last) in messages of a bounded size: key, parent, group, tokens (u32 little-endian, hex)."""
     rows: list[PlanRow] = []
     chars = 0
-    for slot in catalog.restore_order(max_pages):
-        entry = catalog.entry(slot)
-        if entry.flags & LAZY_ONLY:
-            continue
+    for entry in entries:
         tokens = struct.pack(f"<{len(entry.tokens)}I", *entry.tokens).hex()
         rows.append([entry.key.hex(), entry.parent.hex(), entry.group, tokens])
         chars += 160 + len(tokens)
@@ -34,6 +32,28 @@ def plan_messages(catalog: Catalog, max_pages: int) -> Iterator[tuple[list[PlanR
             yield rows, False
             rows, chars = [], 0
     yield rows, True
+
+
+def planned_pages(catalog: Catalog, max_pages: int) -> Iterator[PageEntry]:
+    """The pages that could come back into a fresh engine, the best first, parents before children."""
+    for slot in catalog.restore_order(max_pages):
+        entry = catalog.entry(slot)
+        if not entry.flags & LAZY_ONLY:
+            yield entry
+
+
+def unsuspected_pages(catalog: Catalog, max_pages: int, since_tick: int) -> Iterator[PageEntry]:
+    """As `planned_pages`, without the pages that were used after that tick, and without what hangs on them."""
+    withheld: set[tuple[int, bytes]] = set()
+    count = 0
+    for entry in planned_pages(catalog, catalog.counters().slot_count):
+        if count >= max_pages:
+            return
+        if entry.last_use > since_tick or (entry.parent != ROOT and (entry.group, entry.parent) in withheld):
+            withheld.add((entry.group, entry.key))
+        else:
+            count += 1
+            yield entry
 
 
 def read_fill_rows(rows: list[Any], page_count: int, group_count: int, peer: str) -> list[FillRow]:

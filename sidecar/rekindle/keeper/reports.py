@@ -43,7 +43,9 @@ class Reports:
         self._open[identity] = (report, noticed)
         self._keep(report)
 
-    def attached(self, identity: str, instance: str, stored_pages: int, mismatches: tuple[str, ...]) -> None:
+    def attached(
+        self, identity: str, instance: str, stored_pages: int, mismatches: tuple[str, ...], suspicion: str = ""
+    ) -> None:
         """The next engine is there. Without a death before (the sidecar restarted too) a new report begins."""
         report, noticed = self._open.get(identity, (None, None))
         if report is None:
@@ -55,6 +57,7 @@ class Reports:
             report,
             started_instance=instance,
             mismatches=mismatches,
+            suspicion=suspicion,
             down_s=None if noticed is None else time.monotonic() - noticed,
         )
         self._open[identity] = (report, noticed if noticed is not None else time.monotonic())

@@ -50,6 +50,8 @@ class RecoveryReport:
     finished_unix: float | None = None
     mismatches: tuple[str, ...] = ()
     """Why stored pages could not be used: identity fields that differ, by name."""
+    suspicion: str = ""
+    """What was withheld from the next engine because engines before it died right after a restore, in words."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,13 +71,17 @@ class EngineStatus:
     pages: PageCounters
     steps: int
     outstanding: int
-    """Requests the engine had work for at its last step."""
+    """Requests that run or wait in the engine."""
     shim_us_per_step: float
     note: str = ""
     plugin_version: str = ""
     api_version: str = ""
     """The contract that the engine's plugin was written for."""
     capabilities: tuple[str, ...] = ()
+    hung_s: float | None = None
+    """How long it has had work and made no step, once that is a hang; None where it does not hang."""
+    pid: int = 0
+    """The leader's process as we see it; 0 where it is of another PID namespace."""
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,16 @@ class Catalog:
             stored_bytes=counts[SlotState.STORED] * self.arena.geometry.page.slot_bytes,
         )
 
+    @property
+    def tick(self) -> int:
+        """The catalog's clock: the tick of the last use of any page. A page that is used now gets a later one."""
+        return self._tick
+
+    def used_after(self, tick: int) -> list[Slot]:
+        """Stored pages whose last use is later than ``tick``; ascending. A few ms for a million slots."""
+        is_wanted = self._slots.of_state(SlotState.STORED) & (self._last_uses > tick)
+        return list(map(Slot, np.flatnonzero(is_wanted).tolist()))
+
     def restore_order(self, limit: int, group: int | None = None) -> list[Slot]:
         """Up to ``limit`` stored pages, parents before children, most recently used chains first.
 
@@ -330,6 +340,10 @@ class Catalog:
         stored = np.flatnonzero(self._slots.of_state(SlotState.STORED))
         listener.pages_added(self.arena.keys[stored], self._groups[stored])
         self._listeners.append(listener)
+
+    def detach(self, listener: ChangeListener) -> None:
+        """Tell ``listener`` no more; nothing happens where it was told nothing."""
+        self._listeners = [other for other in self._listeners if other is not listener]
 
     # What the above is made of
 

@@ -35,6 +35,8 @@ ENGINE = EngineStatus(
     outstanding=5,
     shim_us_per_step=12.25,
     note="journal overflowed once",
+    hung_s=31.5,
+    pid=4242,
 )
 STORE = StoreStatus(
     directory="/dev/shm/rekindle",
@@ -65,6 +67,7 @@ RECOVERY = RecoveryReport(
     restore_s=0.5,
     finished_unix=1760000000.5,
     mismatches=("dtype", "block_size"),
+    suspicion="2 in a row died right after a restore",
 )
 STATUS = KeeperStatus(
     version="0.1.0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -80,6 +81,32 @@ def test_readyz_is_503_with_reasons() -> None:
     assert "no space" in text
 
 
+def test_engine_livez_is_503_for_a_hang_and_says_which() -> None:
+    hung = replace(ENGINE, note="it hangs: no step for 31.5 s (limit 30.0 s), 5 requests outstanding")
+    ((code, text),) = get(FakeSource(replace(STATUS, engines=(hung, replace(ENGINE, hung_s=None)))), ["/engine/livez"])
+    assert code == 503
+    assert json.loads(text) == {"alive": False, "hung": [f"vllm {ENGINE.instance}: {hung.note}"]}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        FakeSource(replace(STATUS, engines=())),
+        FakeSource(replace(STATUS, engines=(replace(ENGINE, hung_s=None),))),
+        FakeSource(replace(STATUS, engines=(replace(ENGINE, hung_s=None, state="salvaging"),))),
+        FakeSource(EMPTY),
+    ],
+)
+def test_engine_livez_is_200_for_everything_else(source: FakeSource) -> None:
+    assert get(source, ["/engine/livez"]) == [(200, '{"alive": true, "hung": []}')]
+
+
+@pytest.mark.parametrize("error", [StoreError("open", "arena a1", "no space"), ValueError("a bug")])
+def test_engine_livez_never_fails_for_the_sidecars_own_trouble(error: Exception) -> None:
+    ((code, text),) = get(FakeSource(error=error), ["/engine/livez"])
+    assert (code, json.loads(text)["unknown"]) == (200, type(error).__name__)
+
+
 def test_metrics_are_prometheus_text_and_other_paths_are_404() -> None:
     (code, text), (missing, _) = get(FakeSource(), ["/metrics", "/"])
     assert (code, missing) == (200, 404)
@@ -98,6 +125,7 @@ def test_metrics_tell_the_status() -> None:
     assert value(samples, "pages_lost_total", backend="vllm", reason="overwrite") == 3
     assert value(samples, "pages_lost_total", backend="vllm", reason="journal") == 2
     assert value(samples, "pages_rejected_total", backend="vllm", reason="fence-moved") == 7
+    assert value(samples, "engine_hung", backend="vllm") == 1
     assert value(samples, "shim_seconds_per_step", backend="vllm") == pytest.approx(12.25e-6)
     assert value(samples, "store_used_bytes") == 1 << 29
     assert value(samples, "store_evictions_total") == 17

@@ -33,6 +33,7 @@ def test_the_plain_table_has_every_number_people_ask_for() -> None:
     assert "/dev/shm/rekindle: 2 page(s) dropped: its parent is missing" in lines
     assert "#3: d3d9446802a4 died (connection closed); next engine: 8f14e45fceea" in lines
     assert "pages: 1,000 committed, 12 salvaged after the death, 1 unsaved, 990 restored (15,840 tokens)" in lines
+    assert "2 in a row died right after a restore" in lines
     assert "stored pages do not fit the engine: dtype, block_size differ" in lines
     assert "times: salvage 20 ms, memory let go after 40 ms, down 2.5 s, restore 500 ms" in lines
 

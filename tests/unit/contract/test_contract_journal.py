@@ -386,3 +386,10 @@ def test_the_generation_and_the_heartbeat_are_seen_by_the_reader(pair: Pair) -> 
     assert (beat.steps_started, beat.steps_finished, beat.outstanding) == (1, 1, 2)
     assert (beat.shim_ns, beat.committed) == (1500, 4)
     assert beat.last_step_ns > 0
+    pair.writer.tell_outstanding(0)
+    pair.writer.step_started(0)
+    pair.writer.step_started(0)
+    pair.writer.step_finished(0, under_way=1)
+    beat = pair.reader.heartbeat()
+    assert (beat.steps_started, beat.steps_finished, beat.outstanding) == (3, 2, 0)
+    assert beat.has_work

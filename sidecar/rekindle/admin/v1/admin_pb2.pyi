@@ -67,7 +67,7 @@ class KeeperStatus(_message.Message):
     def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., ready: _Optional[bool] = ..., engines: _Optional[_Iterable[_Union[EngineStatus, _Mapping]]] = ..., stores: _Optional[_Iterable[_Union[StoreStatus, _Mapping]]] = ..., last_recovery: _Optional[_Union[RecoveryReport, _Mapping]] = ..., refused: _Optional[_Mapping[str, int]] = ..., copier_crashes: _Optional[int] = ..., bytes_checkpointed: _Optional[int] = ..., bytes_restored: _Optional[int] = ...) -> None: ...
 
 class EngineStatus(_message.Message):
-    __slots__ = ("instance", "backend", "engine_version", "state", "world_size", "ranks_attached", "identity", "attached_s", "page_count", "pages", "steps", "outstanding", "shim_us_per_step", "note", "plugin_version", "api_version", "capabilities")
+    __slots__ = ("instance", "backend", "engine_version", "state", "world_size", "ranks_attached", "identity", "attached_s", "page_count", "pages", "steps", "outstanding", "shim_us_per_step", "note", "plugin_version", "api_version", "capabilities", "hung_s", "pid")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,8 @@ class EngineStatus(_message.Message):
     PLUGIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     API_VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    HUNG_S_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
     instance: str
     backend: str
     engine_version: str
@@ -102,7 +104,9 @@ class EngineStatus(_message.Message):
     plugin_version: str
     api_version: str
     capabilities: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, instance: _Optional[str] = ..., backend: _Optional[str] = ..., engine_version: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., world_size: _Optional[int] = ..., ranks_attached: _Optional[int] = ..., identity: _Optional[str] = ..., attached_s: _Optional[float] = ..., page_count: _Optional[int] = ..., pages: _Optional[_Union[PageCounters, _Mapping]] = ..., steps: _Optional[int] = ..., outstanding: _Optional[int] = ..., shim_us_per_step: _Optional[float] = ..., note: _Optional[str] = ..., plugin_version: _Optional[str] = ..., api_version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
+    hung_s: float
+    pid: int
+    def __init__(self, instance: _Optional[str] = ..., backend: _Optional[str] = ..., engine_version: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., world_size: _Optional[int] = ..., ranks_attached: _Optional[int] = ..., identity: _Optional[str] = ..., attached_s: _Optional[float] = ..., page_count: _Optional[int] = ..., pages: _Optional[_Union[PageCounters, _Mapping]] = ..., steps: _Optional[int] = ..., outstanding: _Optional[int] = ..., shim_us_per_step: _Optional[float] = ..., note: _Optional[str] = ..., plugin_version: _Optional[str] = ..., api_version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., hung_s: _Optional[float] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class PageCounters(_message.Message):
     __slots__ = ("live", "checkpointed", "pending", "lost_to_overwrite", "lost_in_journal", "already_stored", "restored", "rejected")
@@ -154,7 +158,7 @@ class StoreStatus(_message.Message):
     def __init__(self, directory: _Optional[str] = ..., size_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., pages: _Optional[int] = ..., pinned: _Optional[int] = ..., evicted: _Optional[int] = ..., identity: _Optional[str] = ..., messages: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecoveryReport(_message.Message):
-    __slots__ = ("number", "identity", "died_instance", "started_instance", "reason", "pages_committed", "pages_salvaged", "pages_unsaved", "pages_restored", "tokens_restored", "pages_rejected", "salvage_s", "release_s", "down_s", "restore_s", "finished_unix", "mismatches")
+    __slots__ = ("number", "identity", "died_instance", "started_instance", "reason", "pages_committed", "pages_salvaged", "pages_unsaved", "pages_restored", "tokens_restored", "pages_rejected", "salvage_s", "release_s", "down_s", "restore_s", "finished_unix", "mismatches", "suspicion")
     class PagesRejectedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +183,7 @@ class RecoveryReport(_message.Message):
     RESTORE_S_FIELD_NUMBER: _ClassVar[int]
     FINISHED_UNIX_FIELD_NUMBER: _ClassVar[int]
     MISMATCHES_FIELD_NUMBER: _ClassVar[int]
+    SUSPICION_FIELD_NUMBER: _ClassVar[int]
     number: int
     identity: str
     died_instance: str
@@ -196,7 +201,8 @@ class RecoveryReport(_message.Message):
     restore_s: float
     finished_unix: float
     mismatches: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, number: _Optional[int] = ..., identity: _Optional[str] = ..., died_instance: _Optional[str] = ..., started_instance: _Optional[str] = ..., reason: _Optional[str] = ..., pages_committed: _Optional[int] = ..., pages_salvaged: _Optional[int] = ..., pages_unsaved: _Optional[int] = ..., pages_restored: _Optional[int] = ..., tokens_restored: _Optional[int] = ..., pages_rejected: _Optional[_Mapping[str, int]] = ..., salvage_s: _Optional[float] = ..., release_s: _Optional[float] = ..., down_s: _Optional[float] = ..., restore_s: _Optional[float] = ..., finished_unix: _Optional[float] = ..., mismatches: _Optional[_Iterable[str]] = ...) -> None: ...
+    suspicion: str
+    def __init__(self, number: _Optional[int] = ..., identity: _Optional[str] = ..., died_instance: _Optional[str] = ..., started_instance: _Optional[str] = ..., reason: _Optional[str] = ..., pages_committed: _Optional[int] = ..., pages_salvaged: _Optional[int] = ..., pages_unsaved: _Optional[int] = ..., pages_restored: _Optional[int] = ..., tokens_restored: _Optional[int] = ..., pages_rejected: _Optional[_Mapping[str, int]] = ..., salvage_s: _Optional[float] = ..., release_s: _Optional[float] = ..., down_s: _Optional[float] = ..., restore_s: _Optional[float] = ..., finished_unix: _Optional[float] = ..., mismatches: _Optional[_Iterable[str]] = ..., suspicion: _Optional[str] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
     __slots__ = ("code", "op", "subject", "problem", "hint")
