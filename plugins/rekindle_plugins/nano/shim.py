@@ -58,6 +58,7 @@ class NanoShim(Shim):
         self._eager: EagerRestore | None = None
         self._loads: dict[int, tuple[str, Sequence[CachedPage]]] = {}
         self._reported: list[LoadReport] = []
+        self._outstanding = 0
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -158,9 +159,11 @@ class NanoShim(Shim):
 
     @guarded(lambda: None)
     def step_done(self, running: int, waiting: int) -> None:
-        if running or waiting:
-            self._leader.begin_step(running + waiting)
-            self._leader.end_step(running + waiting)
+        outstanding = running + waiting
+        if outstanding or self._outstanding:  # the step that ends the last request counts, idle turns do not
+            self._leader.begin_step(outstanding)
+            self._leader.end_step(outstanding)
+        self._outstanding = outstanding
 
     @guarded(lambda: 0)
     def lookup(self, keys: Sequence[bytes], have: int) -> int:

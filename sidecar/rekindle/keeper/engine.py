@@ -17,6 +17,7 @@ from typing import Any
 
 from rekindle_plugins.contract.errors import ProtocolError, RekindleError
 from rekindle_plugins.contract.identity import Identity
+from rekindle_plugins.contract.journal import Heartbeat
 from rekindle_plugins.contract.wire import Message
 
 from rekindle.backends import Backends
@@ -31,7 +32,7 @@ from rekindle.keeper.attachment import (
     with_layout,
 )
 from rekindle.keeper.checkpoint import Checkpoint
-from rekindle.keeper.engine_status import page_counters
+from rekindle.keeper.engine_status import page_counters, step_age_s
 from rekindle.keeper.lane import Lane, LaneSpec
 from rekindle.keeper.peer import Peer
 from rekindle.keeper.planning import MAX_PLAN_PAGES, plan_messages, read_fill_rows
@@ -98,6 +99,8 @@ class Engine:
         self._lost_at = 0.0
         self._why_lost = ""
         self._death: dict[str, float | int] = {}
+        self._report = 0
+        """The number of the report of our death."""
         self._last_restore: tuple[int, int, dict[str, int], float] = (0, 0, {}, 0.0)
         self._released = False
 
@@ -160,7 +163,7 @@ class Engine:
         self._happen(Event.ATTACHED)
         stored = self.store.catalog.counters().stored
         mismatches = () if stored else others
-        self._reports.attached(self.identity_name, self.instance, stored, mismatches)
+        self.tally.restarts += self._reports.attached(self.identity_name, self.instance, stored, mismatches)
         for mismatch in mismatches:
             log.warning("event=identity_mismatch instance=%s field=%r", self.instance, mismatch)
         self._checkpoint.start()
@@ -290,10 +293,20 @@ class Engine:
                 self._spawn(self._salvage())
             elif action is Action.RELEASE:
                 self._release()
+            elif action is Action.REPORT_PLAN:
+                self._reports.asked(self.identity_name)
             elif action is Action.REPORT_RESTORE:
                 self._reports.restored(self.identity_name, *self._last_restore)
             elif action is Action.REPORT_DEATH:
-                self._reports.died(self.identity_name, self.instance, self._why_lost, self._lost_at, **self._death)
+                self._report_death()
+            elif action is Action.REPORT_RELEASE:
+                self._reports.released(self._report, **self._death)
+
+    def _report_death(self) -> None:
+        beat = self._heartbeat()
+        silent_s = step_age_s(beat)
+        self.tally.deaths += 1
+        self._report = self._reports.died(self.identity_name, self.instance, self._why_lost, self._lost_at, silent_s)
 
     def _committed(self) -> None:
         if self.state in (State.ATTACHED, State.RESTORING):
@@ -328,7 +341,14 @@ class Engine:
                 leader.peer.send("copier", fds, then=sent, rank=rank)
 
             transfers.lanes.append(
-                Lane(spec, self._config.copier_timeout_s, on_rows, on_lifeline, self._copier_crashed)
+                Lane(
+                    spec,
+                    self._config.copier_timeout_s,
+                    on_rows,
+                    on_lifeline,
+                    self._copier_crashed,
+                    self.tally.copiers[rank],
+                )
             )
 
     def _copier_crashed(self, reason: str) -> None:
@@ -383,6 +403,7 @@ class Engine:
     def _release(self) -> None:
         if self._released:
             return
+        self.counted()
         self._released = True
         if self._checkpoint is not None:
             self._checkpoint.close()
@@ -420,10 +441,19 @@ class Engine:
 
     # -- status ------------------------------------------------------------------------------------------------
 
+    def _heartbeat(self) -> Heartbeat | None:
+        return self._leader.journal.heartbeat() if self._leader is not None and not self._released else None
+
+    def counted(self) -> Tally:
+        """The tally, up to now: its steps are counted by the engine."""
+        beat = self._heartbeat()
+        self.tally.steps = beat.steps_finished if beat is not None else self.tally.steps
+        return self.tally
+
     def status(self) -> EngineStatus:
         leader = self._leader
         checkpoint = self._checkpoint if not self._released else None
-        beat = leader.journal.heartbeat() if leader is not None and not self._released else None
+        beat = self._heartbeat()
         plugin = self.hello.plugin
         return EngineStatus(
             instance=self.instance,
@@ -443,4 +473,5 @@ class Engine:
             outstanding=beat.outstanding if beat else 0,
             shim_us_per_step=beat.shim_ns / 1000 / beat.steps_finished if beat and beat.steps_finished else 0.0,
             note=self.note,
+            step_age_s=step_age_s(beat),
         )
