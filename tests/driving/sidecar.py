@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,16 @@ class Sidecar:
     def status(self) -> KeeperStatus:
         with AdminClient(self.run_dir / "admin.sock") as client:
             return client.status()
+
+    def http_port(self) -> int:
+        """Of one that was started with `http=":0"`."""
+        found = re.search(r'event="http listening".* port=(\d+)', self.output())
+        assert found is not None, "it does not serve HTTP"
+        return int(found[1])
+
+    def scrape(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port()}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
 
     def engines(self, state: str | None = None) -> list[EngineStatus]:
         return [engine for engine in self.status().engines if state in (None, engine.state)]

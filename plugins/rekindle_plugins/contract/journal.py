@@ -19,6 +19,7 @@ asks the shim to announce its live pages again. Nothing that is read here is tru
         72     8  requests with work outstanding
         80     8  nanoseconds the shim spent in the engine's steps
         88     8  pages committed
+        96     8  CLOCK_MONOTONIC ns of the last step's start
 
 The words from 48 to 72 are the engine's heartbeat. An engine that has work moves one of the first two with every turn,
 also with a turn that finds nothing to run. It has work while a step is under way (more started than finished) or
@@ -34,7 +35,7 @@ import struct
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rekindle_plugins.contract.errors import ProtocolError, RecordError
 from rekindle_plugins.contract.sharedmem import create_sealed, map_shared, require_sealed
@@ -50,7 +51,7 @@ _HEADER = struct.Struct("<8sIIII")
 _FIXED = struct.Struct("<IQHHI32s32s")  # page id … parent, at offset 12 of a record
 _FIXED_BYTES = 96
 # Indices of the header's u64 words.
-_HEAD, _TAIL, _GENERATION, _STARTED, _FINISHED, _STEP_NS, _OUTSTANDING, _SHIM_NS, _COMMITTED = range(3, 12)
+_HEAD, _TAIL, _GENERATION, _STARTED, _FINISHED, _STEP_NS, _OUTSTANDING, _SHIM_NS, _COMMITTED, _START_NS = range(3, 13)
 
 
 def record_bytes(page_tokens: int) -> int:
@@ -68,6 +69,8 @@ class Record:
     key: bytes
     parent: bytes
     tokens: tuple[int, ...]
+    seen_at: float = field(default=0.0, compare=False)
+    """CLOCK_MONOTONIC seconds when the reader first found it in the journal."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,12 @@ class Heartbeat:
     outstanding: int
     shim_ns: int
     committed: int
+    last_start_ns: int
+
+    @property
+    def last_sign_ns(self) -> int:
+        """CLOCK_MONOTONIC ns when a step last began or ended; 0 before the first one."""
+        return max(self.last_step_ns, self.last_start_ns)
 
     @property
     def has_work(self) -> bool:
@@ -134,6 +143,7 @@ class JournalWriter:
 
     def step_started(self, outstanding: int) -> None:
         self._words[_OUTSTANDING] = outstanding
+        self._words[_START_NS] = time.monotonic_ns()
         self._words[_STARTED] += 1
 
     def tell_outstanding(self, outstanding: int) -> None:
@@ -189,6 +199,8 @@ class JournalReader:
         self._map = map_shared(fd, HEADER_BYTES + self._capacity * self._record_bytes, "journal")
         self._words = memoryview(self._map).cast("Q")
         self._tail = self._words[_HEAD] if from_head else 0
+        self._marked, self._marked_at = self._tail, 0.0
+        """Records up to this number were seen at this time, and not read yet."""
         self._words[_TAIL] = self._tail  # else an announcer would wait for what an earlier keeper had left unread
 
     @property
@@ -199,13 +211,22 @@ class JournalReader:
     def pending(self) -> int:
         return max(0, self._words[_HEAD] - self._tail)
 
+    @property
+    def oldest_seen_at(self) -> float | None:
+        """When the oldest record that is still to be read was first seen; None where nothing is to be read."""
+        head = self._words[_HEAD]
+        self._mark(head, time.monotonic())
+        return self._marked_at if head > self._tail else None
+
     def heartbeat(self) -> Heartbeat:
         words = self._words
-        return Heartbeat(*(words[i] for i in (_STARTED, _FINISHED, _STEP_NS, _OUTSTANDING, _SHIM_NS, _COMMITTED)))
+        order = (_STARTED, _FINISHED, _STEP_NS, _OUTSTANDING, _SHIM_NS, _COMMITTED, _START_NS)
+        return Heartbeat(*(words[i] for i in order))
 
     def drain(self, limit: int) -> Drained:
         """Reads up to `limit` records. Never blocks, never raises for bad content."""
         head, records, errors, lost = self._words[_HEAD], [], [], 0
+        now = time.monotonic()
         if head < self._tail:
             errors.append(RecordError("read", "journal", f"its head went back from {self._tail} to {head}"))
             self._tail = head
@@ -214,7 +235,7 @@ class JournalReader:
             self._tail = head - self._capacity
         for number in range(self._tail + 1, min(head, self._tail + limit) + 1):
             try:
-                record = self._read(number)
+                record = self._read(number, self._marked_at if number <= self._marked else now)
             except RecordError as error:
                 errors.append(error)
             else:
@@ -224,9 +245,15 @@ class JournalReader:
                     records.append(record)
             self._tail = number
         self._words[_TAIL] = self._tail
+        self._mark(head, now)
         return Drained(records, lost, errors)
 
-    def _read(self, number: int) -> Record | None:
+    def _mark(self, head: int, now: float) -> None:
+        """Notes what is seen and left unread. One mark is enough: it moves on when all up to it has been read."""
+        if head > self._tail and not self._tail < self._marked <= head:
+            self._marked, self._marked_at = head, now
+
+    def _read(self, number: int, seen_at: float) -> Record | None:
         """None when the writer has overwritten the record (or is doing so)."""
         offset = HEADER_BYTES + ((number - 1) % self._capacity) * self._record_bytes
         raw = self._map[offset : offset + self._record_bytes]
@@ -248,7 +275,7 @@ class JournalReader:
         if key in (ROOT, parent):
             raise RecordError("read", f"journal record {number}", "its key is its parent or the root")
         tokens = struct.unpack_from(f"<{count}I", raw, _FIXED_BYTES)
-        return Record(page_id, epoch, group, flags, key, parent, tokens)
+        return Record(page_id, epoch, group, flags, key, parent, tokens, seen_at)
 
     def close(self) -> None:
         self._words.release()

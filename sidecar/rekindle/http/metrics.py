@@ -1,86 +1,75 @@
-"""The keeper's status as Prometheus metrics, made at each scrape from plain values. No state in prometheus_client.
+"""The keeper's status and totals as Prometheus metrics, made at each scrape from plain values. No state here.
 
-Runs on the keeper's event loop. Labels are bounded: backends and states are few, reasons are capped, and an engine's
-instance or identity is never a label.
-
-Counters: an engine tells its own counts since it attached, and takes them along when it goes. ``_Totals`` adds up
-what each grew between scrapes, so that the sums never fall. What an engine counted between the last scrape and its
-death is missing from them; the keeper's own counts (bytes, crashes, refusals, recoveries) are exact.
+Runs on the keeper's event loop. Labels are bounded: backends and states are few, ranks are at most 64, reasons are
+capped, and an engine's instance or identity is never a label. What every family means is in ``docs/metrics.md``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from itertools import accumulate
+from typing import NamedTuple, Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from rekindle.admin.source import StatusSource
 from rekindle.lifecycle.status import EngineStatus, KeeperStatus, RecoveryReport, StoreStatus
+from rekindle.lifecycle.totals import PHASE_BOUNDS_S, BackendTotals, CopierTotals, PhaseTimes, Totals
 
 _MOST_REASONS = 32
 """Reasons come from peers too: beyond this many, they count as "other"."""
 
 
-class _EngineCount(NamedTuple):
+class MetricsSource(StatusSource, Protocol):
+    """The keeper, or a stand-in."""
+
+    def totals(self) -> Totals:
+        """What was counted since it started. Called on the event loop; must not block."""
+        ...
+
+
+class _BackendCount(NamedTuple):
     name: str
     help: str
     labels: tuple[str, ...]
     """Beside ``backend``."""
-    read: Callable[[EngineStatus], Mapping[tuple[str, ...], int]]
+    read: Callable[[BackendTotals], Mapping[tuple[str, ...], int]]
 
 
-_ENGINE_COUNTS = (
-    _EngineCount("pages_checkpointed", "Pages copied to the store.", (), lambda e: {(): e.pages.checkpointed}),
-    _EngineCount("pages_already_stored", "Pages the store had.", (), lambda e: {(): e.pages.already_stored}),
-    _EngineCount("pages_restored", "Pages put into an engine.", (), lambda e: {(): e.pages.restored}),
-    _EngineCount(
+_BACKEND_COUNTS = (
+    _BackendCount("pages_checkpointed", "Pages copied to the store.", (), lambda t: {(): t.checkpointed}),
+    _BackendCount("pages_already_stored", "Pages the store had.", (), lambda t: {(): t.already_stored}),
+    _BackendCount("pages_restored", "Pages put into an engine.", (), lambda t: {(): t.restored}),
+    _BackendCount(
         "pages_lost",
         "Committed pages not checkpointed: overwritten by the engine, or their journal record was.",
         ("reason",),
-        lambda e: {("overwrite",): e.pages.lost_to_overwrite, ("journal",): e.pages.lost_in_journal},
+        lambda t: {("overwrite",): t.lost_to_overwrite, ("journal",): t.lost_in_journal},
     ),
-    _EngineCount(
+    _BackendCount(
         "pages_rejected",
         "Pages not restored or not checkpointed, by reason.",
         ("reason",),
-        lambda e: {(reason,): count for reason, count in e.pages.rejected.items()},
+        lambda t: {(reason,): count for reason, count in _capped(t.rejected).items()},
     ),
-    _EngineCount("engine_steps", "Steps of attached engines.", (), lambda e: {(): e.steps}),
+    _BackendCount("engine_steps", "Steps of attached engines.", (), lambda t: {(): t.steps}),
+    _BackendCount("engine_deaths", "Deaths of engines that were attached.", (), lambda t: {(): t.deaths}),
+    _BackendCount("engine_restarts", "Engines that came after one had died.", (), lambda t: {(): t.restarts}),
 )
 
 
-class _Totals:
-    """Sums that never fall, of counts whose owners come and go. Holds one number per present owner and label."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, tuple[str, ...]], int] = {}
-        self._sums: dict[tuple[str, ...], int] = {}
-
-    def observe(self, counts: Mapping[tuple[str, tuple[str, ...]], int]) -> Mapping[tuple[str, ...], int]:
-        """Take every present owner's count by (owner, labels); the sums by labels."""
-        for key, count in counts.items():
-            before = self._seen.get(key, 0)
-            # A fall means that the owner began again from zero, as Prometheus itself takes it.
-            grown = count - before if count >= before else count
-            labels = self._bounded(key[1])
-            self._sums[labels] = self._sums.get(labels, 0) + grown
-        self._seen = dict(counts)
-        return self._sums
-
-    def _bounded(self, labels: tuple[str, ...]) -> tuple[str, ...]:
-        full = labels not in self._sums and len(self._sums) >= _MOST_REASONS
-        return (*labels[:-1], "other") if full else labels
-
-
 class KeeperCollector(Collector):
-    """Yields every metric from one ``status()``. Used by one registry."""
+    """Yields every metric from one ``status()`` and one ``totals()``. Used by one registry."""
 
-    def __init__(self, source: StatusSource) -> None:
+    def __init__(self, source: MetricsSource) -> None:
         self._source = source
-        self._engine_totals = {count.name: _Totals() for count in _ENGINE_COUNTS}
-        self._evicted = _Totals()
 
     def describe(self) -> list[Metric]:
         """Nothing: asking the keeper while its metrics are being registered would be too early."""
@@ -88,62 +77,80 @@ class KeeperCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Raises what ``status()`` raises; the scrape then fails as a whole rather than in part."""
-        status = self._source.status()
+        status, totals = self._source.status(), self._source.totals()
         yield InfoMetricFamily("rekindle", "The sidecar.", {"version": status.version})
         yield _gauge("ready", "1 when an engine may attach.", float(status.ready))
         yield _gauge("uptime_seconds", "Since the sidecar started.", status.uptime_s)
-        yield from self._engines(status)
-        yield from self._stores(status.stores)
+        yield from _engines(status)
+        yield from _backends(totals.backends)
+        yield from _stores(status.stores)
+        yield _counter("store_evictions", "Pages evicted for room.", totals.evicted)
         yield _counter("checkpointed_bytes", "Bytes copied out of engines.", status.bytes_checkpointed)
         yield _counter("restored_bytes", "Bytes filled into engines.", status.bytes_restored)
+        yield from _copiers(totals.copiers)
         yield _counter("copier_crashes", "Copiers that died or were killed as stuck.", status.copier_crashes)
         refused = CounterMetricFamily("rekindle_connections_refused", "Peers turned away.", labels=("reason",))
         for reason, count in _capped(status.refused).items():
             refused.add_metric((reason,), count)
         yield refused
-        yield from _recovery(status.last_recovery)
+        yield _counter("recoveries", "Recoveries that came to their end.", totals.recoveries)
+        yield _phases(totals.phases)
+        yield from _last_recovery(status.last_recovery)
 
-    def _engines(self, status: KeeperStatus) -> Iterator[Metric]:
-        engines = GaugeMetricFamily("rekindle_engines", "Engines now.", labels=("backend", "state"))
-        present: dict[tuple[str, str], int] = {}
-        for engine in status.engines:
-            present[engine.backend, engine.state] = present.get((engine.backend, engine.state), 0) + 1
-        for labels, count in present.items():
-            engines.add_metric(labels, count)
-        yield engines
-        yield _by_backend(status, "pages_live", "Committed pages in engines now.", lambda e: e.pages.live)
-        yield _by_backend(status, "pages_pending", "Committed pages not copied yet.", lambda e: e.pages.pending)
-        yield _by_backend(status, "requests_outstanding", "Requests in engines now.", lambda e: e.outstanding)
-        yield _by_backend(
-            status, "engine_hung", "Engines that have work and make no step.", lambda e: float(e.hung_s is not None)
-        )
-        yield _by_backend(
-            status,
-            "shim_seconds_per_step",
-            "What the shim adds to a step, summed over engines.",
-            lambda e: e.shim_us_per_step / 1e6,
-        )
-        for row in _ENGINE_COUNTS:
-            counts = {
-                (engine.instance, (engine.backend, *more)): value
-                for engine in status.engines
-                for more, value in row.read(engine).items()
-            }
-            family = CounterMetricFamily(f"rekindle_{row.name}", row.help, labels=("backend", *row.labels))
-            for total_labels, total in self._engine_totals[row.name].observe(counts).items():
-                family.add_metric(total_labels, total)
-            yield family
 
-    def _stores(self, stores: tuple[StoreStatus, ...]) -> Iterator[Metric]:
-        # One store per identity: identities come and go, so they are summed and never a label.
-        yield _gauge("stores", "Open stores.", len(stores))
-        yield _gauge("store_size_bytes", "Reserved for pages.", sum(s.size_bytes for s in stores))
-        yield _gauge("store_used_bytes", "Taken by pages.", sum(s.used_bytes for s in stores))
-        yield _gauge("store_slots", "Slots for pages.", sum(s.slots for s in stores))
-        yield _gauge("store_pages", "Pages held.", sum(s.pages for s in stores))
-        yield _gauge("store_pages_pinned", "Pages held that may not be evicted now.", sum(s.pinned for s in stores))
-        evicted = self._evicted.observe({(f"{s.directory} {s.identity}", ()): s.evicted for s in stores})
-        yield _counter("store_evictions", "Pages evicted for room.", evicted.get((), 0))
+def _engines(status: KeeperStatus) -> Iterator[Metric]:
+    engines = GaugeMetricFamily("rekindle_engines", "Engines now.", labels=("backend", "state"))
+    present: dict[tuple[str, str], int] = {}
+    for engine in status.engines:
+        present[engine.backend, engine.state] = present.get((engine.backend, engine.state), 0) + 1
+    for labels, count in present.items():
+        engines.add_metric(labels, count)
+    yield engines
+    yield _by_backend(status, "pages_live", "Committed pages in engines now.", lambda e: e.pages.live)
+    yield _by_backend(status, "pages_pending", "Committed pages not copied yet.", lambda e: e.pages.pending)
+    yield _by_backend(status, "requests_outstanding", "Requests in engines now.", lambda e: e.outstanding)
+    yield _by_backend(
+        status, "engine_hung", "Engines that have work and make no step.", lambda e: float(e.hung_s is not None)
+    )
+    yield _worst_by_backend(
+        status, "checkpoint_lag_seconds", "Age of the oldest page not copied yet.", lambda e: e.pages.lag_s
+    )
+    yield _worst_by_backend(
+        status, "engine_step_age_seconds", "Since an engine with work took a step.", lambda e: e.step_age_s
+    )
+    yield _worst_by_backend(
+        status, "shim_seconds_per_step", "What the shim adds to a step.", lambda e: e.shim_us_per_step / 1e6
+    )
+
+
+def _backends(backends: Mapping[str, BackendTotals]) -> Iterator[Metric]:
+    for row in _BACKEND_COUNTS:
+        family = CounterMetricFamily(f"rekindle_{row.name}", row.help, labels=("backend", *row.labels))
+        for backend, totals in backends.items():
+            for more, count in row.read(totals).items():
+                family.add_metric((backend, *more), count)
+        yield family
+
+
+def _copiers(copiers: Mapping[int, CopierTotals]) -> Iterator[Metric]:
+    moved = CounterMetricFamily("rekindle_copier_bytes", "Bytes moved.", labels=("rank", "direction"))
+    busy = CounterMetricFamily("rekindle_copier_busy_seconds", "Time with rows to copy.", labels=("rank",))
+    for rank, totals in copiers.items():
+        moved.add_metric((str(rank), "save"), totals.saved_bytes)
+        moved.add_metric((str(rank), "load"), totals.loaded_bytes)
+        busy.add_metric((str(rank),), totals.busy_s)
+    yield moved
+    yield busy
+
+
+def _stores(stores: tuple[StoreStatus, ...]) -> Iterator[Metric]:
+    # One store per identity: identities come and go, so they are summed and never a label.
+    yield _gauge("stores", "Open stores.", len(stores))
+    yield _gauge("store_size_bytes", "Reserved for pages.", sum(s.size_bytes for s in stores))
+    yield _gauge("store_used_bytes", "Taken by pages.", sum(s.used_bytes for s in stores))
+    yield _gauge("store_slots", "Slots for pages.", sum(s.slots for s in stores))
+    yield _gauge("store_pages", "Pages held.", sum(s.pages for s in stores))
+    yield _gauge("store_pages_pinned", "Pages held that may not be evicted now.", sum(s.pinned for s in stores))
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -164,6 +171,21 @@ def _by_backend(status: KeeperStatus, name: str, text: str, read: Callable[[Engi
     return family
 
 
+def _worst_by_backend(
+    status: KeeperStatus, name: str, text: str, read: Callable[[EngineStatus], float | None]
+) -> Metric:
+    """The largest value. A backend none of whose engines has one gives no sample."""
+    family = GaugeMetricFamily(f"rekindle_{name}", text, labels=("backend",))
+    worst: dict[str, float] = {}
+    for engine in status.engines:
+        value = read(engine)
+        if value is not None:
+            worst[engine.backend] = max(value, worst.get(engine.backend, value))
+    for backend, value in worst.items():
+        family.add_metric((backend,), value)
+    return family
+
+
 def _capped(counts: Mapping[str, int]) -> dict[str, int]:
     """At most ``_MOST_REASONS`` labels: the first ones by name, which are the same at every scrape, and the rest."""
     names = sorted(counts)
@@ -172,8 +194,15 @@ def _capped(counts: Mapping[str, int]) -> dict[str, int]:
     return kept | {"other": kept.get("other", 0) + rest} if rest else kept
 
 
-def _recovery(last: RecoveryReport | None) -> Iterator[Metric]:
-    yield _counter("recoveries", "Engine deaths seen.", last.number if last is not None else 0)
+def _phases(phases: Mapping[str, PhaseTimes]) -> Metric:
+    family = HistogramMetricFamily("rekindle_recovery_seconds", "How long recoveries took.", labels=("phase",))
+    bounds = [*(str(bound) for bound in PHASE_BOUNDS_S), "+Inf"]
+    for phase, times in phases.items():
+        family.add_metric((phase,), list(zip(bounds, accumulate(times.counts), strict=True)), times.sum_s)
+    return family
+
+
+def _last_recovery(last: RecoveryReport | None) -> Iterator[Metric]:
     if last is None:
         return
     yield _gauge("last_recovery_committed_pages", "Committed by the engine that died.", last.pages_committed)
@@ -186,10 +215,12 @@ def _recovery(last: RecoveryReport | None) -> Iterator[Metric]:
         rejected.add_metric((reason,), count)
     yield rejected
     times = (
+        ("last_recovery_detect_seconds", "From its last step to noticing the death.", last.detect_s),
         ("last_recovery_salvage_seconds", "Time spent reading the dead engine.", last.salvage_s),
         ("last_recovery_release_seconds", "From the death until its memory was let go.", last.release_s),
         ("last_recovery_down_seconds", "From the death until the next engine attached.", last.down_s),
         ("last_recovery_restore_seconds", "From the question for pages until they were in.", last.restore_s),
+        ("last_recovery_warm_seconds", "From the death until the next engine had its pages.", last.warm_s),
         ("last_recovery_finished_timestamp_seconds", "When it was over.", last.finished_unix),
     )
     for name, text, value in times:

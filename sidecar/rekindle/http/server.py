@@ -25,7 +25,7 @@ from rekindle_plugins.contract.errors import RekindleError, UnavailableError
 
 from rekindle.admin.source import StatusSource
 from rekindle.config import HttpAddress
-from rekindle.http.metrics import KeeperCollector
+from rekindle.http.metrics import KeeperCollector, MetricsSource
 
 LOG = logging.getLogger("rekindle.http")
 
@@ -33,7 +33,7 @@ LOG = logging.getLogger("rekindle.http")
 class HttpServer:
     """One listener. Not restartable: make another."""
 
-    def __init__(self, source: StatusSource, address: HttpAddress) -> None:
+    def __init__(self, source: MetricsSource, address: HttpAddress) -> None:
         self._source = source
         self._address = address
         self._registry = CollectorRegistry(auto_describe=False)

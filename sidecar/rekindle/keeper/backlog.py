@@ -37,6 +37,11 @@ class Backlog:
     def room(self) -> int:
         return max(0, MAX_RECORDS - self._count)
 
+    @property
+    def oldest_seen_at(self) -> float | None:
+        """When the record that waits longest was first seen. A chain's first one is its oldest."""
+        return min((chain[0].seen_at for chain in self._chains.values()), default=None)
+
     def add(self, record: Record) -> None:
         """Behind its parent where that waits too, and its whole chain before all others."""
         key = (record.group, record.key)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -64,6 +65,14 @@ class Checkpoint:
         """Pages committed and not yet copied; bounded, since what the journal says may be anything."""
         saving = self.transfers.saving if self.transfers is not None else 0
         return min(saving + self._unread, NEVER)
+
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest page that is committed and not copied. Looked up when asked for, not kept up."""
+        waiting = [self._backlog.oldest_seen_at, self._leader.journal.oldest_seen_at]
+        waiting.append(self.transfers.oldest_seen_at if self.transfers is not None else None)
+        seen_at = [at for at in waiting if at is not None]
+        return max(0.0, time.monotonic() - min(seen_at)) if seen_at else 0.0
 
     @property
     def _unread(self) -> int:

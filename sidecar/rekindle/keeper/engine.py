@@ -17,6 +17,7 @@ from typing import Any
 
 from rekindle_plugins.contract.errors import ProtocolError, RekindleError
 from rekindle_plugins.contract.identity import Identity
+from rekindle_plugins.contract.journal import Heartbeat
 from rekindle_plugins.contract.wire import Message
 
 from rekindle.backends import Backends
@@ -31,7 +32,7 @@ from rekindle.keeper.attachment import (
     with_layout,
 )
 from rekindle.keeper.checkpoint import Checkpoint
-from rekindle.keeper.engine_status import engine_status
+from rekindle.keeper.engine_status import engine_status, step_age_s
 from rekindle.keeper.hang_watch import HangWatch
 from rekindle.keeper.lane import Lane, LaneSpec
 from rekindle.keeper.peer import Peer
@@ -108,6 +109,8 @@ class Engine:
         self._lost_at = 0.0
         self._why_lost = ""
         self._death: dict[str, float | int] = {}
+        self._report = 0
+        """The number of the report of our death."""
         self._last_restore: tuple[int, int, dict[str, int], float] = (0, 0, {}, 0.0)
         self._released = False
 
@@ -174,7 +177,8 @@ class Engine:
         stored = self.store.catalog.counters().stored
         mismatches = () if stored else others
         suspicion = self._trial.text if self._trial is not None else ""
-        self._reports.attached(self.identity_name, self.instance, stored, mismatches, suspicion)
+        reported = self._reports.attached(self.identity_name, self.instance, stored, mismatches, suspicion)
+        self.tally.restarts += reported
         for mismatch in mismatches:
             log.warning("event=identity_mismatch instance=%s field=%r", self.instance, mismatch)
         self._checkpoint.start()
@@ -313,10 +317,20 @@ class Engine:
                 self._spawn(self._salvage())
             elif action is Action.RELEASE:
                 self._release()
+            elif action is Action.REPORT_PLAN:
+                self._reports.asked(self.identity_name)
             elif action is Action.REPORT_RESTORE:
                 self._reports.restored(self.identity_name, *self._last_restore)
             elif action is Action.REPORT_DEATH:
-                self._reports.died(self.identity_name, self.instance, self._why_lost, self._lost_at, **self._death)
+                self._report_death()
+            elif action is Action.REPORT_RELEASE:
+                self._reports.released(self._report, **self._death)
+
+    def _report_death(self) -> None:
+        beat = self._heartbeat()
+        silent_s = step_age_s(beat)
+        self.tally.deaths += 1
+        self._report = self._reports.died(self.identity_name, self.instance, self._why_lost, self._lost_at, silent_s)
 
     def _committed(self) -> None:
         if self.state in (State.ATTACHED, State.RESTORING):
@@ -367,7 +381,14 @@ class Engine:
                 leader.peer.send("copier", fds, then=sent, rank=rank)
 
             transfers.lanes.append(
-                Lane(spec, self._config.copier_timeout_s, on_rows, on_lifeline, self._copier_crashed)
+                Lane(
+                    spec,
+                    self._config.copier_timeout_s,
+                    on_rows,
+                    on_lifeline,
+                    self._copier_crashed,
+                    self.tally.copiers[rank],
+                )
             )
 
     def _copier_crashed(self, reason: str) -> None:
@@ -429,6 +450,7 @@ class Engine:
     def _release(self) -> None:
         if self._released:
             return
+        self.counted()
         self._released = True
         if self._checkpoint is not None:
             self._checkpoint.close()
@@ -469,6 +491,15 @@ class Engine:
             log.error("event=internal_error instance=%s error=%r", self.instance, error, exc_info=error)
 
     # -- status ------------------------------------------------------------------------------------------------
+
+    def _heartbeat(self) -> Heartbeat | None:
+        return self._leader.journal.heartbeat() if self._leader is not None and not self._released else None
+
+    def counted(self) -> Tally:
+        """The tally, up to now: its steps are counted by the engine."""
+        beat = self._heartbeat()
+        self.tally.steps = beat.steps_finished if beat is not None else self.tally.steps
+        return self.tally
 
     def status(self) -> EngineStatus:
         if self._watch is not None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+from rekindle_plugins.contract.journal import Heartbeat
+
 from rekindle.keeper.attachment import Hello, LeaderAttachment
 from rekindle.keeper.checkpoint import Checkpoint
 from rekindle.keeper.hang_watch import HangWatch
@@ -46,6 +50,7 @@ def engine_status(
         note=(watch.text if watch is not None else "") or note,
         hung_s=watch.hung_s if watch is not None else None,
         pid=leader.peer.pid if leader is not None else 0,
+        step_age_s=step_age_s(beat),
     )
 
 
@@ -59,4 +64,12 @@ def page_counters(tally: Tally, checkpoint: Checkpoint | None) -> PageCounters:
         already_stored=tally.already_stored,
         restored=tally.restored,
         rejected=dict(tally.rejected),
+        lag_s=checkpoint.lag_s if checkpoint is not None else 0.0,
     )
+
+
+def step_age_s(beat: Heartbeat | None) -> float | None:
+    """Since a step last began or ended. None while there is nothing to do: an idle engine takes no steps."""
+    if beat is None or not beat.has_work or not beat.last_sign_ns:
+        return None
+    return max(0, time.monotonic_ns() - beat.last_sign_ns) / 1e9

@@ -23,11 +23,14 @@ from rekindle.backends import Backends
 from rekindle.config import Config
 from rekindle.keeper.attachment import Hello, LeaderAttachment, RankAttachment
 from rekindle.keeper.engine import Engine, EngineConfig
+from rekindle.keeper.ledger import Ledger, backend_totals, copier_totals, summed
 from rekindle.keeper.peer import Peer
 from rekindle.keeper.reports import Reports
 from rekindle.keeper.stores import Stores
 from rekindle.keeper.suspects import Suspects
+from rekindle.keeper.tally import Tally
 from rekindle.lifecycle.status import EngineStatus, KeeperStatus, StoreStatus
+from rekindle.lifecycle.totals import Totals
 from rekindle.store.store import Store
 
 log = logging.getLogger("rekindle.keeper")
@@ -57,8 +60,7 @@ class Keeper:
         self._stores: Stores | None = None
         self._suspects: Suspects | None = None
         self._reports = Reports(config.run_dir)
-        self._bytes = Counter[str]()
-        self._copier_crashes = 0
+        self._ledger = Ledger()
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -240,9 +242,7 @@ class Keeper:
 
     def _engine_released(self, engine: Engine) -> None:
         self._dying.discard(engine)
-        self._bytes["checkpointed"] += engine.tally.bytes_checkpointed
-        self._bytes["restored"] += engine.tally.bytes_restored
-        self._copier_crashes += engine.tally.copier_crashes
+        self._ledger.settle(engine.hello.plugin.name, engine.tally)
         if not self._dying:
             self._quiet.set()
 
@@ -254,6 +254,7 @@ class Keeper:
 
     def status(self) -> KeeperStatus:
         engines = [*self._engines.values(), *self._dying]
+        whole = summed(self._tallies().values())
         return KeeperStatus(
             version=_version(),
             uptime_s=time.monotonic() - self._started,
@@ -262,10 +263,26 @@ class Keeper:
             stores=self._store_statuses(),
             last_recovery=self._reports.last,
             refused=dict(self.refused),
-            copier_crashes=self._copier_crashes + sum(engine.tally.copier_crashes for engine in engines),
-            bytes_checkpointed=self._bytes["checkpointed"] + sum(e.tally.bytes_checkpointed for e in engines),
-            bytes_restored=self._bytes["restored"] + sum(e.tally.bytes_restored for e in engines),
+            copier_crashes=whole.copier_crashes,
+            bytes_checkpointed=whole.bytes_checkpointed,
+            bytes_restored=whole.bytes_restored,
+            restarts=whole.restarts,
         )
+
+    def totals(self) -> Totals:
+        """What has been counted since we started, for the metrics."""
+        tallies = self._tallies()
+        return Totals(
+            backends={name: backend_totals(tally) for name, tally in tallies.items()},
+            copiers=copier_totals(summed(tallies.values())),
+            phases=self._reports.phases,
+            recoveries=self._reports.finished,
+            evicted=self._stores.evicted if self._stores is not None else 0,
+        )
+
+    def _tallies(self) -> dict[str, Tally]:
+        engines = [*self._engines.values(), *self._dying]
+        return self._ledger.by_backend((engine.hello.plugin.name, engine.counted()) for engine in engines)
 
     def engine_statuses(self) -> list[EngineStatus]:
         return [engine.status() for engine in self._engines.values()]

@@ -18,7 +18,8 @@ from rekindle_plugins.contract.geometry import Region
 
 from rekindle.copier.memory import ArenaPart
 from rekindle.copier.process import CopierProcess
-from rekindle.copier.protocol import DoneRow, LoadRow, SaveRow, pack_loads, pack_saves
+from rekindle.copier.protocol import DoneRow, LoadRow, SaveRow, Status, pack_loads, pack_saves
+from rekindle.keeper.tally import CopierWork
 
 log = logging.getLogger("rekindle.copier")
 
@@ -60,12 +61,14 @@ class Lane:
         on_rows: Callable[[list[tuple[Row, DoneRow | None]]], None],
         on_lifeline: Callable[[list[int], Callable[[], None]], None],
         on_crash: Callable[[str], None],
+        work: CopierWork,
     ) -> None:
         """`on_lifeline([lifeline, pidfd], sent)`: hand both to the shim, and call `sent` when they are on their way.
 
         No load before that: the shim must know of every copier that may write to its pages.
         """
         self.spec = spec
+        self.work = work
         self.crashes = 0
         self._timeout_s = timeout_s
         self._on_rows = on_rows
@@ -76,6 +79,7 @@ class Lane:
         self._sent: deque[Row] = deque()
         self._retried: set[SaveRow] = set()
         self._packets: deque[int] = deque()
+        self._part_bytes = [group.part_bytes for group in spec.region.groups]
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -127,11 +131,13 @@ class Lane:
             self._sent.extend(queue.popleft() for _ in range(count))
             self._packets.append(count)
             self._watch()
+            self.work.set_busy(self.is_ready)
 
     async def close(self) -> None:
         """Kills the copier and waits until it is reaped. Every row still waiting is failed."""
         self._closed = True
         self._unwatch()
+        self.work.set_busy(False)
         if self._copier is not None:
             copier = self._copier
             copier.kill("released")
@@ -182,16 +188,24 @@ class Lane:
                     self._sent.appendleft(row)
                 self._copier.kill(f"it answered for slot {done.slot}, which was not its turn")
                 break
-            if isinstance(row, SaveRow):
-                self._retried.discard(row)
+            self._count(row, done)
             answered.append((row, done))
         self._account(len(answered))
         if self._sent:
             self._watch()
         else:
             self._unwatch()
+            self.work.set_busy(False)
         self._on_rows(answered)
         self.flush()
+
+    def _count(self, row: Row, done: DoneRow) -> None:
+        moved = self._part_bytes[row.group] if done.status is Status.OK else 0
+        if isinstance(row, SaveRow):
+            self._retried.discard(row)
+            self.work.saved_bytes += moved
+        else:
+            self.work.loaded_bytes += moved
 
     def _account(self, count: int) -> None:
         while count and self._packets:
@@ -205,6 +219,7 @@ class Lane:
         self._failed_starts = 0 if self.is_ready else self._failed_starts + 1
         self._copier = None
         self._unwatch()
+        self.work.set_busy(False)
         again: list[SaveRow] = []
         failed: list[Row] = []
         for row in self._sent:
@@ -250,3 +265,4 @@ class Lane:
     def _started(self) -> None:
         if self._sent:
             self._watch()
+            self.work.set_busy(True)

@@ -1,104 +1,145 @@
-"""Recovery reports: one per death and recovery, kept in memory (the last ones) and written beside the sockets."""
+"""Recovery reports: one per death and recovery, kept in memory (the last ones) and written beside the sockets.
+
+died → released            the engine that is gone; the next one may come between the two
+attached → asked → restored   the next one
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import time
-from collections import deque
-from dataclasses import dataclass, field, replace
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rekindle.lifecycle.status import RecoveryReport
+from rekindle.lifecycle.totals import PHASE_BOUNDS_S, PHASES, PhaseTimes
+from rekindle.recovery_files import KEPT, read_reports, write_report
 
 log = logging.getLogger("rekindle.recovery")
 
-KEPT = 32
+
+@dataclass(frozen=True)
+class _Recovery:
+    """One that is not over: which report, and its zero on the monotonic clock."""
+
+    number: int
+    began_at: float
+    has_death: bool
 
 
-@dataclass
 class Reports:
-    """Builds reports from what the engines' lives tell. `directory` gets `recovery-<number>.json` files."""
+    """Builds reports from what the engines' lives tell. `directory` gets their files, and numbers go on from those."""
 
-    directory: Path
-    _kept: deque[RecoveryReport] = field(default_factory=lambda: deque(maxlen=KEPT))
-    _open: dict[str, tuple[RecoveryReport, float]] = field(default_factory=dict)
-    """By identity: the report of a death (and when it was noticed, monotonic) until the next engine has restored."""
-    _number: int = 0
+    def __init__(self, directory: Path) -> None:
+        self.finished = 0
+        self._directory = directory
+        self._kept: dict[int, RecoveryReport] = {}
+        """By number, the newest last."""
+        self._open: dict[str, _Recovery] = {}
+        """By identity, until the next engine has restored."""
+        self._number = max((report.number for report in read_reports(directory)), default=0)
+        self._counts = {phase: [0] * (len(PHASE_BOUNDS_S) + 1) for phase in PHASES}
+        self._sums = dict.fromkeys(PHASES, 0.0)
 
     @property
     def last(self) -> RecoveryReport | None:
-        return self._kept[-1] if self._kept else None
+        return next(reversed(self._kept.values()), None)
 
     def all(self) -> list[RecoveryReport]:
-        return list(self._kept)
+        return list(self._kept.values())
 
-    def died(self, identity: str, instance: str, reason: str, noticed: float, **figures: float | int) -> None:
-        """An engine died and was released. `figures` are fields of RecoveryReport."""
-        self._number += 1
-        report = RecoveryReport(number=self._number, identity=identity, died_instance=instance, reason=reason)
-        report = replace(report, **figures)  # type: ignore[arg-type]
-        self._open[identity] = (report, noticed)
-        self._keep(report)
+    @property
+    def phases(self) -> dict[str, PhaseTimes]:
+        """How long everything took, of all recoveries together."""
+        return {phase: PhaseTimes(tuple(self._counts[phase]), self._sums[phase]) for phase in PHASES}
+
+    def died(self, identity: str, instance: str, reason: str, noticed_at: float, detect_s: float | None) -> int:
+        """An engine's death was noticed. Returns the report's number. Writes no file: its pages are to be salvaged."""
+        report = self._begin(identity, noticed_at, has_death=True)
+        self._change(report.number, died_instance=instance, reason=reason, detect_s=detect_s)
+        return report.number
+
+    def released(self, number: int, **figures: float | int) -> None:
+        """Nothing of ours holds the dead engine's memory any more. `figures` are fields of RecoveryReport."""
+        self._change(number, **figures)
+        self._write(number)
 
     def attached(
         self, identity: str, instance: str, stored_pages: int, mismatches: tuple[str, ...], suspicion: str = ""
-    ) -> None:
-        """The next engine is there. Without a death before (the sidecar restarted too) a new report begins."""
-        report, noticed = self._open.get(identity, (None, None))
-        if report is None:
+    ) -> bool:
+        """The next engine is there: True where one had died. Without that (the sidecar restarted too) a report begins
+        here."""
+        recovery = self._open.get(identity)
+        if recovery is None:
             if not stored_pages and not mismatches:
-                return
-            self._number += 1
-            report = RecoveryReport(number=self._number, identity=identity)
-        report = replace(
-            report,
-            started_instance=instance,
-            mismatches=mismatches,
-            suspicion=suspicion,
-            down_s=None if noticed is None else time.monotonic() - noticed,
+                return False
+            self._begin(identity, time.monotonic(), has_death=False)
+            recovery = self._open[identity]
+        down_s = time.monotonic() - recovery.began_at if recovery.has_death else None
+        self._change(
+            recovery.number, started_instance=instance, mismatches=mismatches, suspicion=suspicion, down_s=down_s
         )
-        self._open[identity] = (report, noticed if noticed is not None else time.monotonic())
-        self._keep(report)
+        self._write(recovery.number)
+        return recovery.has_death
+
+    def asked(self, identity: str) -> None:
+        """The next engine asks for pages: from here on it is restored."""
+        recovery = self._open.get(identity)
+        if recovery is not None:
+            self._change(recovery.number, asked_s=time.monotonic() - recovery.began_at)
 
     def restored(self, identity: str, pages: int, tokens: int, rejected: dict[str, int], seconds: float) -> None:
         """The restore is over: the report is complete."""
-        report, _ = self._open.pop(identity, (None, None))
-        if report is None:
+        recovery = self._open.pop(identity, None)
+        if recovery is None:
             return
-        report = replace(
-            report,
+        self.finished += 1
+        self._change(
+            recovery.number,
             pages_restored=pages,
             tokens_restored=tokens,
             pages_rejected=rejected,
             restore_s=seconds,
             finished_unix=time.time(),
+            warm_s=time.monotonic() - recovery.began_at,
         )
-        self._keep(report)
+        self._write(recovery.number)
         log.info(
             "event=recovered report=%d pages=%d tokens=%d rejected=%d seconds=%.3f",
-            report.number,
+            recovery.number,
             pages,
             tokens,
             sum(rejected.values()),
             seconds,
         )
 
-    def _keep(self, report: RecoveryReport) -> None:
-        if self._kept and self._kept[-1].number == report.number:
-            self._kept[-1] = report
-        elif any(kept.number == report.number for kept in self._kept):
-            self._kept = deque((report if k.number == report.number else k for k in self._kept), maxlen=KEPT)
-        else:
-            self._kept.append(report)
-        self._write(report)
+    def _begin(self, identity: str, at: float, has_death: bool) -> RecoveryReport:
+        self._number += 1
+        report = RecoveryReport(self._number, identity, began_unix=time.time() - (time.monotonic() - at))
+        self._kept[report.number] = report
+        self._open.pop(identity, None)
+        self._open[identity] = _Recovery(report.number, at, has_death)
+        for bounded in (self._kept, self._open):
+            if len(bounded) > KEPT:
+                bounded.pop(next(iter(bounded)))  # type: ignore[call-overload]
+        return report
 
-    def _write(self, report: RecoveryReport) -> None:
-        """Atomically, and never fatal: a full run directory must not stop a recovery."""
-        path = self.directory / f"recovery-{report.number % KEPT}.json"
-        with contextlib.suppress(OSError):
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(report.to_json(), indent=2) + "\n")
-            os.replace(temporary, path)
+    def _change(self, number: int, **figures: Any) -> None:
+        if number not in self._kept:
+            return
+        self._kept[number] = replace(self._kept[number], **figures)
+        for phase in PHASES:
+            seconds = figures.get(f"{phase}_s")
+            if seconds is not None:
+                self._counts[phase][bisect_left(PHASE_BOUNDS_S, seconds)] += 1
+                self._sums[phase] += seconds
+
+    def _write(self, number: int) -> None:
+        """Never fatal: a full run directory must not stop a recovery."""
+        report = self._kept.get(number)
+        if report is not None:
+            with contextlib.suppress(OSError):
+                write_report(self._directory, report)

@@ -47,6 +47,13 @@ class Stores:
     store: Store
     open_stores: dict[bytes, OpenStore] = field(default_factory=dict)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _evicted_before: int = 0
+    """Pages evicted from arenas that were closed since."""
+
+    @property
+    def evicted(self) -> int:
+        """Pages evicted for room since the sidecar started."""
+        return self._evicted_before + sum(s.catalog.counters().evicted_total for s in self.open_stores.values())
 
     async def acquire(self, identity: Identity, page: PageGeometry) -> OpenStore:
         """The arena of an identity. Raises StoreError when it cannot be opened or there is no room.
@@ -133,6 +140,7 @@ class Stores:
 
     def _close(self, store: OpenStore) -> None:
         del self.open_stores[store.identity.digest]
+        self._evicted_before += store.catalog.counters().evicted_total
         store.presence.close()
         self.store.close_arena(store.arena)
 

@@ -80,6 +80,11 @@ class Transfers:
         return len(self._saves)
 
     @property
+    def oldest_seen_at(self) -> float | None:
+        """When the record of the page that is being saved longest was first seen."""
+        return min((save.record.seen_at for save in self._saves.values()), default=None)
+
+    @property
     def loading(self) -> int:
         return len(self._loads)
 

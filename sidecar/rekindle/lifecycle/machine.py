@@ -43,29 +43,31 @@ class Action(enum.Enum):
     SALVAGE = "salvage"
     RELEASE = "release"
     """No process of ours may hold the engine's memory after this."""
-    REPORT_RESTORE = "report-restore"
     REPORT_DEATH = "report-death"
+    REPORT_RELEASE = "report-release"
+    REPORT_PLAN = "report-plan"
+    REPORT_RESTORE = "report-restore"
 
 
 TABLE: Mapping[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (State.WAITING, Event.ATTACHED): (State.ATTACHED, (Action.START_COPIERS,)),
     (State.WAITING, Event.LOST): (State.WAITING, (Action.RELEASE,)),
-    (State.ATTACHED, Event.PLAN_ASKED): (State.RESTORING, ()),
+    (State.ATTACHED, Event.PLAN_ASKED): (State.RESTORING, (Action.REPORT_PLAN,)),
     (State.ATTACHED, Event.COMMITTED): (State.RUNNING, ()),
     (State.ATTACHED, Event.RESTORE_ENDED): (State.RUNNING, (Action.REPORT_RESTORE,)),
-    (State.ATTACHED, Event.LOST): (State.LOST, (Action.SALVAGE,)),
+    (State.ATTACHED, Event.LOST): (State.LOST, (Action.REPORT_DEATH, Action.SALVAGE)),
     (State.RESTORING, Event.PLAN_ASKED): (State.RESTORING, ()),
     (State.RESTORING, Event.COMMITTED): (State.RUNNING, ()),
     (State.RESTORING, Event.RESTORE_ENDED): (State.RUNNING, (Action.REPORT_RESTORE,)),
-    (State.RESTORING, Event.LOST): (State.LOST, (Action.SALVAGE,)),
+    (State.RESTORING, Event.LOST): (State.LOST, (Action.REPORT_DEATH, Action.SALVAGE)),
     (State.RUNNING, Event.COMMITTED): (State.RUNNING, ()),
     (State.RUNNING, Event.PLAN_ASKED): (State.RUNNING, ()),
     (State.RUNNING, Event.RESTORE_ENDED): (State.RUNNING, (Action.REPORT_RESTORE,)),
-    (State.RUNNING, Event.LOST): (State.LOST, (Action.SALVAGE,)),
+    (State.RUNNING, Event.LOST): (State.LOST, (Action.REPORT_DEATH, Action.SALVAGE)),
     (State.LOST, Event.LOST): (State.LOST, ()),
     (State.LOST, Event.SALVAGE_BEGUN): (State.SALVAGING, ()),
     (State.SALVAGING, Event.LOST): (State.SALVAGING, ()),
-    (State.SALVAGING, Event.SALVAGE_ENDED): (State.WAITING, (Action.RELEASE, Action.REPORT_DEATH)),
+    (State.SALVAGING, Event.SALVAGE_ENDED): (State.WAITING, (Action.RELEASE, Action.REPORT_RELEASE)),
 }
 
 

@@ -23,6 +23,8 @@ class PageCounters:
     restored: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     """By reason: checksum, fence-moved, not-stored, orphan, store-full, bad-record, copier-lost, …"""
+    lag_s: float = 0.0
+    """Age of the oldest page committed and not yet copied: since the keeper first saw its record. 0 without one."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,16 @@ class RecoveryReport:
     """Why stored pages could not be used: identity fields that differ, by name."""
     suspicion: str = ""
     """What was withheld from the next engine because engines before it died right after a restore, in words."""
+    began_unix: float | None = None
+    """When the death was noticed; without one (the sidecar was started anew, too), when the engine attached. All that
+    follows is counted from here."""
+    detect_s: float | None = None
+    """From the engine's last sign of life, a step's begin or end, to noticing its death: at most so long did that take.
+    None where it had nothing to do: then nothing tells how long it had been dead."""
+    asked_s: float | None = None
+    """Until the next engine asked for pages."""
+    warm_s: float | None = None
+    """Until the next engine had its pages: the recovery was over."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,6 +94,8 @@ class EngineStatus:
     """How long it has had work and made no step, once that is a hang; None where it does not hang."""
     pid: int = 0
     """The leader's process as we see it; 0 where it is of another PID namespace."""
+    step_age_s: float | None = None
+    """Since a step last began or ended, while requests are outstanding; None while there is nothing to do."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,8 @@ class KeeperStatus:
     copier_crashes: int
     bytes_checkpointed: int
     bytes_restored: int
+    restarts: int = 0
+    """Engines that came after one of the same identity had died under this sidecar."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

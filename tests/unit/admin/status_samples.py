@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rekindle.lifecycle.status import EngineStatus, KeeperStatus, PageCounters, RecoveryReport, StoreStatus
+from rekindle.lifecycle.totals import PHASES, BackendTotals, CopierTotals, PhaseTimes, Totals
 from rekindle_plugins.contract.errors import RekindleError
 
 PAGES = PageCounters(
@@ -16,6 +17,7 @@ PAGES = PageCounters(
     already_stored=40,
     restored=900,
     rejected={"checksum": 1, "fence-moved": 7},
+    lag_s=0.012,
 )
 ENGINE = EngineStatus(
     instance="8f14e45fceea167a",
@@ -37,6 +39,7 @@ ENGINE = EngineStatus(
     note="journal overflowed once",
     hung_s=31.5,
     pid=4242,
+    step_age_s=0.75,
 )
 STORE = StoreStatus(
     directory="/dev/shm/rekindle",
@@ -68,6 +71,10 @@ RECOVERY = RecoveryReport(
     finished_unix=1760000000.5,
     mismatches=("dtype", "block_size"),
     suspicion="2 in a row died right after a restore",
+    began_unix=1759999997.0,
+    detect_s=0.004,
+    asked_s=2.75,
+    warm_s=3.25,
 )
 STATUS = KeeperStatus(
     version="0.1.0",
@@ -80,6 +87,26 @@ STATUS = KeeperStatus(
     copier_crashes=1,
     bytes_checkpointed=5 << 30,
     bytes_restored=3 << 20,
+    restarts=3,
+)
+TOTALS = Totals(
+    backends={
+        "vllm": BackendTotals(
+            checkpointed=1150,
+            already_stored=40,
+            restored=900,
+            lost_to_overwrite=3,
+            lost_in_journal=2,
+            rejected={"checksum": 1, "fence-moved": 7},
+            steps=77,
+            deaths=3,
+            restarts=3,
+        )
+    },
+    copiers={0: CopierTotals(5 << 29, 3 << 19, 1.5), 1: CopierTotals(5 << 29, 3 << 19, 2.5)},
+    phases={phase: PhaseTimes((0, 0, 1, 2, *[0] * 14), 0.03) for phase in PHASES},
+    recoveries=3,
+    evicted=17,
 )
 EMPTY = KeeperStatus(
     version="0.1.0",
@@ -100,12 +127,16 @@ class FakeSource:
     """A keeper that says what it is told to say."""
 
     value: KeeperStatus = field(default=STATUS)
+    counted: Totals = field(default=TOTALS)
     error: Exception | None = None
 
     def status(self) -> KeeperStatus:
         if self.error is not None:
             raise self.error
         return self.value
+
+    def totals(self) -> Totals:
+        return self.counted
 
 
 def an_error(code: str = "internal") -> RekindleError:

@@ -7,7 +7,6 @@ import json
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import aiohttp
 import pytest
@@ -17,8 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from rekindle.config import HttpAddress
 from rekindle.http.metrics import KeeperCollector
 from rekindle.http.server import HttpServer
+from rekindle.lifecycle.status import KeeperStatus
+from rekindle.lifecycle.totals import Totals
 from rekindle_plugins.contract.errors import StoreError, UnavailableError
-from status_samples import EMPTY, ENGINE, PAGES, STATUS, STORE, FakeSource
+from status_samples import EMPTY, ENGINE, STATUS, STORE, TOTALS, FakeSource
 
 ANY = HttpAddress("127.0.0.1", 0)
 
@@ -42,18 +43,12 @@ def get(source: FakeSource, paths: Sequence[str]) -> list[tuple[int, str]]:
     return asyncio.run(asyncio.wait_for(main(), 20))
 
 
-def scrape(*statuses: Any) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """The samples of the last of several scrapes of one registry."""
-    source = FakeSource()
+def scrape(status: KeeperStatus, totals: Totals = TOTALS) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(KeeperCollector(source))
-    text = ""
-    for status in statuses:
-        source.value = status
-        text = generate_latest(registry).decode()
+    registry.register(KeeperCollector(FakeSource(status, totals)))
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
         for sample in family.samples
     }
 
@@ -131,44 +126,50 @@ def test_metrics_tell_the_status() -> None:
     assert value(samples, "store_evictions_total") == 17
     assert value(samples, "checkpointed_bytes_total") == 5 << 30
     assert value(samples, "connections_refused_total", reason="peer_refused") == 2
+    assert value(samples, "checkpoint_lag_seconds", backend="vllm") == 0.012
+    assert value(samples, "engine_step_age_seconds", backend="vllm") == 0.75
+    assert value(samples, "engine_deaths_total", backend="vllm") == 3
+    assert value(samples, "engine_restarts_total", backend="vllm") == 3
+    assert value(samples, "copier_bytes_total", rank="1", direction="load") == 3 << 19
+    assert value(samples, "copier_busy_seconds_total", rank="1") == 2.5
     assert value(samples, "recoveries_total") == 3
+    assert value(samples, "recovery_seconds_bucket", phase="salvage", le="0.005") == 1
+    assert value(samples, "recovery_seconds_bucket", phase="salvage", le="+Inf") == 3
+    assert value(samples, "recovery_seconds_count", phase="salvage") == 3
+    assert value(samples, "recovery_seconds_sum", phase="salvage") == 0.03
+    assert value(samples, "last_recovery_detect_seconds") == 0.004
+    assert value(samples, "last_recovery_warm_seconds") == 3.25
     assert value(samples, "last_recovery_restored_pages") == 990
     assert value(samples, "last_recovery_down_seconds") == 2.5
 
 
 def test_no_label_names_an_instance_or_an_identity() -> None:
     labels = {pair for _, labels in scrape(STATUS) for pair in labels}
-    assert {name for name, _ in labels} <= {"backend", "state", "reason", "version"}
+    assert {name for name, _ in labels} <= {"backend", "state", "reason", "version", "rank", "direction", "phase", "le"}
     assert not {ENGINE.instance, ENGINE.identity} & {text for _, text in labels}
 
 
 def test_what_has_not_happened_has_no_sample() -> None:
-    samples = scrape(EMPTY)
+    samples = scrape(EMPTY, Totals())
     assert value(samples, "recoveries_total") == 0
     assert not [name for name, _ in samples if name.startswith("rekindle_last_recovery")]
 
 
-def test_counters_do_not_fall_when_an_engine_goes_and_another_comes() -> None:
-    other = replace(ENGINE, instance="fresh", pages=replace(PAGES, checkpointed=5, rejected={}))
-    samples = scrape(STATUS, replace(STATUS, engines=()), replace(STATUS, engines=(other,)))
-    assert value(samples, "pages_checkpointed_total", backend="vllm") == 1155
-    assert value(samples, "pages_rejected_total", backend="vllm", reason="checksum") == 1
-
-
-def test_an_engine_that_begins_again_from_zero_adds_up() -> None:
-    again = replace(ENGINE, pages=replace(PAGES, checkpointed=10))
-    samples = scrape(STATUS, STATUS, replace(STATUS, engines=(again,)))
-    assert value(samples, "pages_checkpointed_total", backend="vllm") == 1160
-
-
 def test_endless_reasons_become_other() -> None:
     rejected = {f"reason-{number:03d}": 1 for number in range(200)}
-    engine = replace(ENGINE, pages=replace(PAGES, rejected=rejected))
-    samples = scrape(replace(STATUS, engines=(engine,), refused=rejected))
+    totals = replace(TOTALS, backends={"vllm": replace(TOTALS.backends["vllm"], rejected=rejected)})
+    samples = scrape(replace(STATUS, refused=rejected), totals)
     for name, per in (("rekindle_pages_rejected_total", 168), ("rekindle_connections_refused_total", 168)):
         found = {dict(labels)["reason"]: count for (sample, labels), count in samples.items() if sample == name}
         assert len(found) == 33
         assert found["other"] == per
+
+
+def test_an_idle_engine_has_no_step_age_and_of_several_the_worst_is_shown() -> None:
+    idle, slow = replace(ENGINE, step_age_s=None), replace(ENGINE, instance="b", step_age_s=9.5)
+    assert value(scrape(replace(STATUS, engines=(idle,))), "engine_step_age_seconds", backend="vllm") is None
+    several = scrape(replace(STATUS, engines=(idle, ENGINE, slow)))
+    assert value(several, "engine_step_age_seconds", backend="vllm") == 9.5
 
 
 def test_a_port_that_is_taken_is_an_error_with_a_hint() -> None:

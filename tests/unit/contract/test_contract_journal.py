@@ -385,7 +385,8 @@ def test_the_generation_and_the_heartbeat_are_seen_by_the_reader(pair: Pair) -> 
     assert pair.reader.generation == 1
     assert (beat.steps_started, beat.steps_finished, beat.outstanding) == (1, 1, 2)
     assert (beat.shim_ns, beat.committed) == (1500, 4)
-    assert beat.last_step_ns > 0
+    assert beat.last_step_ns >= beat.last_start_ns > 0
+    assert beat.last_sign_ns == beat.last_step_ns
     pair.writer.tell_outstanding(0)
     pair.writer.step_started(0)
     pair.writer.step_started(0)
@@ -393,3 +394,19 @@ def test_the_generation_and_the_heartbeat_are_seen_by_the_reader(pair: Pair) -> 
     beat = pair.reader.heartbeat()
     assert (beat.steps_started, beat.steps_finished, beat.outstanding) == (3, 2, 0)
     assert beat.has_work
+    begun = pair.reader.heartbeat()
+    assert begun.last_sign_ns == max(begun.last_start_ns, begun.last_step_ns) >= 0
+
+
+def test_a_record_knows_when_it_was_first_seen_and_not_only_when_it_was_read(pair: Pair) -> None:
+    assert pair.reader.oldest_seen_at is None
+    pair.append(3)
+    first = pair.reader.oldest_seen_at
+    assert first is not None
+    early = pair.reader.drain(1).records
+    pair.append(2)
+    assert pair.reader.oldest_seen_at == first, "two of the first are still there"
+    late = pair.reader.drain(10).records
+    assert [record.seen_at == first for record in early + late] == [True, True, True, False, False]
+    assert all(record.seen_at > first for record in late[2:])
+    assert pair.reader.oldest_seen_at is None

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from rekindle.copier.protocol import DoneRow, SaveRow, Status
 from rekindle.keeper import backlog
+from rekindle.keeper import checkpoint as checkpoint_module
 from rekindle.keeper.attachment import LeaderAttachment
 from rekindle.keeper.checkpoint import MAX_SAVING, Checkpoint
 from rekindle.keeper.tally import Tally
 from rekindle.keeper.transfers import Transfers
 from rekindle.store import PageGeometry, Store
 from rekindle_plugins.contract import Fence, Identity, JournalReader, JournalWriter
+from rekindle_plugins.contract import journal as journal_module
 from rekindle_plugins.contract.identity import REQUIRED
 from rekindle_plugins.contract.journal import ROOT, pack_payload
 
@@ -139,5 +141,87 @@ def test_pages_that_were_overwritten_while_they_waited_make_room_for_others(
             s.finish(100)
             s.turn()
             assert s.waiting[MAX_SAVING - 100 :] == new
+
+    asyncio.run(run())
+
+
+@dataclass
+class Clock:
+    """In the place of the module `time`."""
+
+    now: float = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def monotonic_ns(self) -> int:
+        return int(self.now * 1e9)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(journal_module, "time", made)
+    monkeypatch.setattr(checkpoint_module, "time", made)
+    return made
+
+
+def test_the_lag_is_the_age_of_the_oldest_page_that_is_not_copied(tmp_path: Path, clock: Clock) -> None:
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            assert s.checkpoint.lag_s == 0
+            s.commit("first", 10)
+            s.turn()
+            clock.now = 103
+            s.commit("second", 5)
+            s.turn()
+            clock.now = 104
+            assert s.checkpoint.lag_s == 4
+            s.finish(9)
+            assert s.checkpoint.lag_s == 4, "one of the first is still there"
+            s.finish(1)
+            assert s.checkpoint.lag_s == 1
+            s.finish(5)
+            assert s.checkpoint.lag_s == 0
+
+    asyncio.run(run())
+
+
+def test_pages_that_wait_in_backlog_and_journal_age_there(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "MAX_RECORDS", 100)
+
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            s.commit("first", MAX_SAVING)
+            s.turn()
+            clock.now = 105
+            s.commit("in the backlog", 100)
+            s.turn()
+            clock.now = 110
+            s.commit("in the journal", 20)
+            s.turn()
+            clock.now = 120
+            s.finish(MAX_SAVING)
+            assert s.checkpoint.lag_s == 15
+            s.turn()
+            s.finish(100)
+            assert s.checkpoint.lag_s == 10, "seen in the journal long before there was room to read it"
+            s.finish(20)
+            assert s.checkpoint.lag_s == 0
+            assert s.checkpoint.pending == 0
+
+    asyncio.run(run())
+
+
+def test_what_nobody_copies_yet_has_a_lag_too(tmp_path: Path, clock: Clock) -> None:
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            s.checkpoint.transfers = None
+            s.commit("before the copiers start", 1)
+            assert s.checkpoint.lag_s == 0, "seen just now"
+            clock.now = 102
+            assert s.checkpoint.lag_s == 2
 
     asyncio.run(run())

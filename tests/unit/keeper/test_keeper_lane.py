@@ -25,6 +25,7 @@ from rekindle.copier.protocol import (
 )
 from rekindle.keeper import lane as lane_module
 from rekindle.keeper.lane import Lane, LaneSpec, Row
+from rekindle.keeper.tally import CopierWork
 from rekindle_plugins.contract import GroupGeometry, Region, Run
 
 REGION = Region(0, "shm", 64, (64 * 64,), (GroupGeometry(4, (Run(0, 0, 64, 64),)),))
@@ -73,10 +74,11 @@ class Scene:
         self.to_announce: list[Callable[[], None]] = []
         self.answers: list[tuple[Row, DoneRow | None]] = []
         self.crashes: list[str] = []
+        self.work = CopierWork()
         self._at_once = announce_at_once
         monkeypatch.setattr(lane_module, "QUICK_RESPAWNS", 1 << 30)
         monkeypatch.setattr(lane_module.CopierProcess, "spawn", self._spawn)
-        self.lane = Lane(SPEC, 60.0, self.answers.extend, self._lifeline, self.crashes.append)
+        self.lane = Lane(SPEC, 60.0, self.answers.extend, self._lifeline, self.crashes.append, self.work)
 
     def _spawn(self, *args: Any) -> tuple[FakeCopier, socket.socket]:
         self.copiers.append(FakeCopier(*args[-2:]))

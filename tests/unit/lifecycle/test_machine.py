@@ -95,6 +95,7 @@ def test_an_engine_lost_at_any_point_is_released_once_and_waits(repeats: int) ->
             assert actions.count(Action.RELEASE) == 1
             assert actions.count(Action.SALVAGE) == 1
             assert actions.count(Action.REPORT_DEATH) == 1
+            assert actions.count(Action.REPORT_RELEASE) == 1
             assert actions.index(Action.START_COPIERS) < actions.index(Action.SALVAGE) < actions.index(Action.RELEASE)
         else:
             assert set(actions) == {Action.RELEASE}, "nothing was started, and what was handed over is let go of"

@@ -36,7 +36,7 @@ class GetStatusResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[KeeperStatus, _Mapping]] = ...) -> None: ...
 
 class KeeperStatus(_message.Message):
-    __slots__ = ("version", "uptime_s", "ready", "engines", "stores", "last_recovery", "refused", "copier_crashes", "bytes_checkpointed", "bytes_restored")
+    __slots__ = ("version", "uptime_s", "ready", "engines", "stores", "last_recovery", "refused", "copier_crashes", "bytes_checkpointed", "bytes_restored", "restarts")
     class RefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class KeeperStatus(_message.Message):
     COPIER_CRASHES_FIELD_NUMBER: _ClassVar[int]
     BYTES_CHECKPOINTED_FIELD_NUMBER: _ClassVar[int]
     BYTES_RESTORED_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_s: float
     ready: bool
@@ -64,10 +65,11 @@ class KeeperStatus(_message.Message):
     copier_crashes: int
     bytes_checkpointed: int
     bytes_restored: int
-    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., ready: _Optional[bool] = ..., engines: _Optional[_Iterable[_Union[EngineStatus, _Mapping]]] = ..., stores: _Optional[_Iterable[_Union[StoreStatus, _Mapping]]] = ..., last_recovery: _Optional[_Union[RecoveryReport, _Mapping]] = ..., refused: _Optional[_Mapping[str, int]] = ..., copier_crashes: _Optional[int] = ..., bytes_checkpointed: _Optional[int] = ..., bytes_restored: _Optional[int] = ...) -> None: ...
+    restarts: int
+    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., ready: _Optional[bool] = ..., engines: _Optional[_Iterable[_Union[EngineStatus, _Mapping]]] = ..., stores: _Optional[_Iterable[_Union[StoreStatus, _Mapping]]] = ..., last_recovery: _Optional[_Union[RecoveryReport, _Mapping]] = ..., refused: _Optional[_Mapping[str, int]] = ..., copier_crashes: _Optional[int] = ..., bytes_checkpointed: _Optional[int] = ..., bytes_restored: _Optional[int] = ..., restarts: _Optional[int] = ...) -> None: ...
 
 class EngineStatus(_message.Message):
-    __slots__ = ("instance", "backend", "engine_version", "state", "world_size", "ranks_attached", "identity", "attached_s", "page_count", "pages", "steps", "outstanding", "shim_us_per_step", "note", "plugin_version", "api_version", "capabilities", "hung_s", "pid")
+    __slots__ = ("instance", "backend", "engine_version", "state", "world_size", "ranks_attached", "identity", "attached_s", "page_count", "pages", "steps", "outstanding", "shim_us_per_step", "note", "plugin_version", "api_version", "capabilities", "hung_s", "pid", "step_age_s")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +89,7 @@ class EngineStatus(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     HUNG_S_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    STEP_AGE_S_FIELD_NUMBER: _ClassVar[int]
     instance: str
     backend: str
     engine_version: str
@@ -106,10 +109,11 @@ class EngineStatus(_message.Message):
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     hung_s: float
     pid: int
-    def __init__(self, instance: _Optional[str] = ..., backend: _Optional[str] = ..., engine_version: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., world_size: _Optional[int] = ..., ranks_attached: _Optional[int] = ..., identity: _Optional[str] = ..., attached_s: _Optional[float] = ..., page_count: _Optional[int] = ..., pages: _Optional[_Union[PageCounters, _Mapping]] = ..., steps: _Optional[int] = ..., outstanding: _Optional[int] = ..., shim_us_per_step: _Optional[float] = ..., note: _Optional[str] = ..., plugin_version: _Optional[str] = ..., api_version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., hung_s: _Optional[float] = ..., pid: _Optional[int] = ...) -> None: ...
+    step_age_s: float
+    def __init__(self, instance: _Optional[str] = ..., backend: _Optional[str] = ..., engine_version: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., world_size: _Optional[int] = ..., ranks_attached: _Optional[int] = ..., identity: _Optional[str] = ..., attached_s: _Optional[float] = ..., page_count: _Optional[int] = ..., pages: _Optional[_Union[PageCounters, _Mapping]] = ..., steps: _Optional[int] = ..., outstanding: _Optional[int] = ..., shim_us_per_step: _Optional[float] = ..., note: _Optional[str] = ..., plugin_version: _Optional[str] = ..., api_version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., hung_s: _Optional[float] = ..., pid: _Optional[int] = ..., step_age_s: _Optional[float] = ...) -> None: ...
 
 class PageCounters(_message.Message):
-    __slots__ = ("live", "checkpointed", "pending", "lost_to_overwrite", "lost_in_journal", "already_stored", "restored", "rejected")
+    __slots__ = ("live", "checkpointed", "pending", "lost_to_overwrite", "lost_in_journal", "already_stored", "restored", "rejected", "lag_s")
     class RejectedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +129,7 @@ class PageCounters(_message.Message):
     ALREADY_STORED_FIELD_NUMBER: _ClassVar[int]
     RESTORED_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
+    LAG_S_FIELD_NUMBER: _ClassVar[int]
     live: int
     checkpointed: int
     pending: int
@@ -133,7 +138,8 @@ class PageCounters(_message.Message):
     already_stored: int
     restored: int
     rejected: _containers.ScalarMap[str, int]
-    def __init__(self, live: _Optional[int] = ..., checkpointed: _Optional[int] = ..., pending: _Optional[int] = ..., lost_to_overwrite: _Optional[int] = ..., lost_in_journal: _Optional[int] = ..., already_stored: _Optional[int] = ..., restored: _Optional[int] = ..., rejected: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    lag_s: float
+    def __init__(self, live: _Optional[int] = ..., checkpointed: _Optional[int] = ..., pending: _Optional[int] = ..., lost_to_overwrite: _Optional[int] = ..., lost_in_journal: _Optional[int] = ..., already_stored: _Optional[int] = ..., restored: _Optional[int] = ..., rejected: _Optional[_Mapping[str, int]] = ..., lag_s: _Optional[float] = ...) -> None: ...
 
 class StoreStatus(_message.Message):
     __slots__ = ("directory", "size_bytes", "used_bytes", "slots", "pages", "pinned", "evicted", "identity", "messages")
@@ -158,7 +164,7 @@ class StoreStatus(_message.Message):
     def __init__(self, directory: _Optional[str] = ..., size_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., pages: _Optional[int] = ..., pinned: _Optional[int] = ..., evicted: _Optional[int] = ..., identity: _Optional[str] = ..., messages: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecoveryReport(_message.Message):
-    __slots__ = ("number", "identity", "died_instance", "started_instance", "reason", "pages_committed", "pages_salvaged", "pages_unsaved", "pages_restored", "tokens_restored", "pages_rejected", "salvage_s", "release_s", "down_s", "restore_s", "finished_unix", "mismatches", "suspicion")
+    __slots__ = ("number", "identity", "died_instance", "started_instance", "reason", "pages_committed", "pages_salvaged", "pages_unsaved", "pages_restored", "tokens_restored", "pages_rejected", "salvage_s", "release_s", "down_s", "restore_s", "finished_unix", "mismatches", "suspicion", "began_unix", "detect_s", "asked_s", "warm_s")
     class PagesRejectedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +190,10 @@ class RecoveryReport(_message.Message):
     FINISHED_UNIX_FIELD_NUMBER: _ClassVar[int]
     MISMATCHES_FIELD_NUMBER: _ClassVar[int]
     SUSPICION_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_UNIX_FIELD_NUMBER: _ClassVar[int]
+    DETECT_S_FIELD_NUMBER: _ClassVar[int]
+    ASKED_S_FIELD_NUMBER: _ClassVar[int]
+    WARM_S_FIELD_NUMBER: _ClassVar[int]
     number: int
     identity: str
     died_instance: str
@@ -202,7 +212,11 @@ class RecoveryReport(_message.Message):
     finished_unix: float
     mismatches: _containers.RepeatedScalarFieldContainer[str]
     suspicion: str
-    def __init__(self, number: _Optional[int] = ..., identity: _Optional[str] = ..., died_instance: _Optional[str] = ..., started_instance: _Optional[str] = ..., reason: _Optional[str] = ..., pages_committed: _Optional[int] = ..., pages_salvaged: _Optional[int] = ..., pages_unsaved: _Optional[int] = ..., pages_restored: _Optional[int] = ..., tokens_restored: _Optional[int] = ..., pages_rejected: _Optional[_Mapping[str, int]] = ..., salvage_s: _Optional[float] = ..., release_s: _Optional[float] = ..., down_s: _Optional[float] = ..., restore_s: _Optional[float] = ..., finished_unix: _Optional[float] = ..., mismatches: _Optional[_Iterable[str]] = ..., suspicion: _Optional[str] = ...) -> None: ...
+    began_unix: float
+    detect_s: float
+    asked_s: float
+    warm_s: float
+    def __init__(self, number: _Optional[int] = ..., identity: _Optional[str] = ..., died_instance: _Optional[str] = ..., started_instance: _Optional[str] = ..., reason: _Optional[str] = ..., pages_committed: _Optional[int] = ..., pages_salvaged: _Optional[int] = ..., pages_unsaved: _Optional[int] = ..., pages_restored: _Optional[int] = ..., tokens_restored: _Optional[int] = ..., pages_rejected: _Optional[_Mapping[str, int]] = ..., salvage_s: _Optional[float] = ..., release_s: _Optional[float] = ..., down_s: _Optional[float] = ..., restore_s: _Optional[float] = ..., finished_unix: _Optional[float] = ..., mismatches: _Optional[_Iterable[str]] = ..., suspicion: _Optional[str] = ..., began_unix: _Optional[float] = ..., detect_s: _Optional[float] = ..., asked_s: _Optional[float] = ..., warm_s: _Optional[float] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
     __slots__ = ("code", "op", "subject", "problem", "hint")
