@@ -32,6 +32,7 @@ from rekindle.keeper.attachment import (
 )
 from rekindle.keeper.checkpoint import Checkpoint
 from rekindle.keeper.engine_status import page_counters
+from rekindle.keeper.gate import Gate
 from rekindle.keeper.lane import Lane, LaneSpec
 from rekindle.keeper.peer import Peer
 from rekindle.keeper.planning import MAX_PLAN_PAGES, plan_messages, read_fill_rows
@@ -72,6 +73,7 @@ class Engine:
         reports: Reports,
         salvages: Callable[[], Any],
         on_released: Callable[[Engine], None],
+        gate: Gate,
     ) -> None:
         self.hello = hello
         self.instance = hello.instance
@@ -87,6 +89,7 @@ class Engine:
         self._reports = reports
         self._salvages = salvages
         self._on_released = on_released
+        self._gate = gate
         self._loop = asyncio.get_running_loop()
         self._leader: LeaderAttachment | None = None
         self._ranks: dict[int, RankAttachment] = {}
@@ -155,7 +158,9 @@ class Engine:
         if self._lost_at:
             self._release_store()
             return
-        self._checkpoint = Checkpoint(self.instance, leader, self.tally, self._committed, lambda: self.is_alive)
+        self._checkpoint = Checkpoint(
+            self.instance, leader, self.tally, self._committed, lambda: self.is_alive, self._gate
+        )
         self._welcome()  # before the copiers' lifelines, which mean nothing to a leader that is not welcomed
         self._happen(Event.ATTACHED)
         stored = self.store.catalog.counters().stored
@@ -335,6 +340,20 @@ class Engine:
         self.note = f"a copier was lost: {reason}"[:400]
         self.tally.copier_crashes += 1
 
+    @property
+    def pending(self) -> int:
+        """Pages committed and not yet copied."""
+        return self._checkpoint.pending if self._checkpoint is not None and not self._released else 0
+
+    def pump_soon(self) -> None:
+        """An operator's pause is over."""
+        if self._checkpoint is not None:
+            self._checkpoint.pump_soon()
+
+    def announce_again(self) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.announce_again()
+
     # -- the end -----------------------------------------------------------------------------------------------
 
     def peer_closed(self, peer: Peer, reason: str) -> None:
@@ -355,7 +374,7 @@ class Engine:
         before, committed, unsaved = self.tally.checkpointed, self.tally.committed, 0
         try:
             if checkpoint is not None:
-                checkpoint.stop()
+                checkpoint.begin_salvage()
                 unsaved = await salvage(checkpoint, self._lost_at, self._config.salvage_budget_s)
             if checkpoint is not None and store is not None and checkpoint.is_void:
                 log.warning("event=cache_reset instance=%s at=death", self.instance)

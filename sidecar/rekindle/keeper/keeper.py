@@ -16,13 +16,15 @@ import time
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
-from rekindle_plugins.contract.errors import ProtocolError, RekindleError, StoreError
+from rekindle_plugins.contract.errors import ProtocolError, RekindleError, StoreError, UnavailableError
 from rekindle_plugins.contract.wire import Message, check_peer
 
 from rekindle.backends import Backends
 from rekindle.config import Config
 from rekindle.keeper.attachment import Hello, LeaderAttachment, RankAttachment
 from rekindle.keeper.engine import Engine, EngineConfig
+from rekindle.keeper.gate import Gate
+from rekindle.keeper.operator import Operator
 from rekindle.keeper.peer import Peer
 from rekindle.keeper.reports import Reports
 from rekindle.keeper.stores import Stores
@@ -55,6 +57,8 @@ class Keeper:
         self._run_lock: int | None = None
         self._stores: Stores | None = None
         self._reports = Reports(config.run_dir)
+        self._gate = Gate()
+        self._operator: Operator | None = None
         self._bytes = Counter[str]()
         self._copier_crashes = 0
 
@@ -65,6 +69,9 @@ class Keeper:
         self._prepare_run_dir()
         self._stores = Stores(await self._open_store())
         await self._stores.open_latest()
+        self._operator = Operator.of(
+            self._stores, self.backends, self._reports, self._gate, lambda: [*self._engines.values(), *self._dying]
+        )
         path = self.config.run_dir / "attach.sock"
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
@@ -88,8 +95,10 @@ class Keeper:
         for peer in list(self._strangers):
             peer.close("the sidecar is stopping")
         await asyncio.gather(*(engine.stop() for engine in [*self._engines.values(), *self._dying]))
+        if self._operator is not None:
+            self._operator.close()
         if self._stores is not None:
-            self._stores.close()
+            await self._stores.close()
             self._stores = None
         if self._run_lock is not None:
             os.close(self._run_lock)
@@ -142,6 +151,7 @@ class Keeper:
                 pid = check_peer(sock, self.config.allow_uids)
                 if len(self._strangers) + len(self._owners) >= MAX_PEERS:
                     raise ProtocolError("attach", f"process {pid}", f"there are {MAX_PEERS} connections already")
+                self._gate.check_admission(f"process {pid}")
             except RekindleError as error:
                 Peer(sock, 0, lambda _, __: None, lambda _, __: None, self._count_refusal).refuse(error)
                 continue
@@ -208,6 +218,7 @@ class Keeper:
                 self._reports,
                 self._quiet.wait,
                 self._engine_released,
+                self._gate,
             )
             self._engines[instance] = engine
         for what, ours, theirs in (
@@ -246,12 +257,20 @@ class Keeper:
 
     # -- status ------------------------------------------------------------------------------------------------
 
+    @property
+    def operator(self) -> Operator:
+        """What an operator may do. Raises UnavailableError while nothing is open."""
+        if self._operator is None:
+            raise UnavailableError("use", "the sidecar", "it is starting, or stopping", "try again in a moment")
+        return self._operator
+
     def status(self) -> KeeperStatus:
         engines = [*self._engines.values(), *self._dying]
         return KeeperStatus(
             version=_version(),
             uptime_s=time.monotonic() - self._started,
             ready=self._listener is not None,
+            mode=self._gate.mode.value,
             engines=tuple(engine.status() for engine in engines),
             stores=self._store_statuses(),
             last_recovery=self._reports.last,

@@ -1,7 +1,8 @@
 """The open arenas of the keeper, by identity: opened when an engine of that identity attaches, kept open afterwards.
 
 An arena stays open while its engine is away, so that the next one finds the catalog in memory. When another identity
-needs the room, arenas that no engine uses are closed, and the store may delete them.
+needs the room, arenas that no engine uses are closed, and the store may delete them. Work of an operator (verify,
+export, import) borrows a store meanwhile: it never keeps an engine waiting for longer than one of its steps.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from rekindle_plugins.contract.errors import IdentityError, RekindleError, StoreError
+from rekindle_plugins.contract.errors import IdentityError, RekindleError, StoreError, UnavailableError
 from rekindle_plugins.contract.identity import Identity, Mismatch
 
+from rekindle.keeper.page_parts import PageParts
 from rekindle.store.arena import Arena
 from rekindle.store.catalog import Catalog
 from rekindle.store.layout import PageGeometry, arena_name
@@ -38,6 +42,31 @@ class OpenStore:
     presence: PresenceFilter
     report: OpenReport
     users: int = 0
+    borrows: set[Borrow] = field(default_factory=set)
+    is_closing: bool = False
+
+    @property
+    def name(self) -> str:
+        """The identity as it is shown."""
+        return self.identity.digest.hex()[:12]
+
+    @cached_property
+    def parts(self) -> PageParts:
+        """How large its pages are. Raises StoreError where its identity does not say so."""
+        return PageParts.of_identity(self.identity, self.page)
+
+
+@dataclass(eq=False)
+class Borrow:
+    """A store in the hands of an operator's work, which asks `check` after whatever it has awaited."""
+
+    store: OpenStore
+
+    def check(self, op: str) -> None:
+        """Raises UnavailableError when the store is to be closed: the work has to end now."""
+        if self.store.is_closing:
+            problem = "an engine of another identity needs its room, or the sidecar stops"
+            raise UnavailableError(op, f"store {self.store.name}", problem, "try again when it is open")
 
 
 @dataclass
@@ -47,6 +76,7 @@ class Stores:
     store: Store
     open_stores: dict[bytes, OpenStore] = field(default_factory=dict)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _returned: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def acquire(self, identity: Identity, page: PageGeometry) -> OpenStore:
         """The arena of an identity. Raises StoreError when it cannot be opened or there is no room.
@@ -59,11 +89,11 @@ class Stores:
                 if found.users:
                     problem = f"it is in use with {found.page}, this engine needs {page}"
                     raise StoreError("open", f"arena of {identity.digest.hex()[:12]}", problem)
-                self._close(found)
+                await self._close(found)
                 found = None
             if found is None:
                 for idle in [s for s in self.open_stores.values() if not s.users]:
-                    self._close(idle)
+                    await self._close(idle)
                 opened = await asyncio.to_thread(self.store.open, identity.digest, identity.to_text(), page)
                 found = self._adopt(identity, page, opened)
             found.users += 1
@@ -84,6 +114,17 @@ class Stores:
 
     def release(self, store: OpenStore) -> None:
         store.users -= 1
+
+    @contextmanager
+    def borrow(self, store: OpenStore) -> Iterator[Borrow]:
+        """For work that awaits: the store is not closed before the work has let go of it."""
+        borrow = Borrow(store)
+        store.borrows.add(borrow)
+        try:
+            yield borrow
+        finally:
+            store.borrows.discard(borrow)
+            self._returned.set()
 
     def purge(self, identity: Identity) -> None:
         """The pages of an identity are void: they are gone at once, whether its arena is open or not."""
@@ -109,10 +150,11 @@ class Stores:
             found.extend(str(mismatch) for mismatch in judge(identity, stored))
         return tuple(found[:32])
 
-    def close(self) -> None:
-        for store in list(self.open_stores.values()):
-            self._close(store)
-        self.store.close()
+    async def close(self) -> None:
+        async with self._lock:
+            for store in list(self.open_stores.values()):
+                await self._close(store)
+            self.store.close()
 
     def _adopt(self, identity: Identity, page: PageGeometry, opened: OpenedArena) -> OpenStore:
         presence = PresenceFilter(opened.arena.geometry.slot_count)
@@ -131,7 +173,11 @@ class Stores:
             log.warning("event=store_message text=%r", message)
         return store
 
-    def _close(self, store: OpenStore) -> None:
+    async def _close(self, store: OpenStore) -> None:
+        store.is_closing = True
+        while store.borrows:
+            self._returned.clear()
+            await self._returned.wait()
         del self.open_stores[store.identity.digest]
         store.presence.close()
         self.store.close_arena(store.arena)

@@ -104,6 +104,8 @@ class KeeperStatus:
     copier_crashes: int
     bytes_checkpointed: int
     bytes_restored: int
+    mode: str = "serving"
+    """What an operator has told it to do: serving, paused, draining."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

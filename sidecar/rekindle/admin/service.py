@@ -1,0 +1,107 @@
+"""The verbs of ``rekindle.admin.v1``: a request read, the operator asked, the answer made a message.
+
+Runs on the keeper's event loop. Each verb may raise RekindleError; ``admin.guard`` makes a status of it. What a verb
+means is told in the proto, and done in the module of ``rekindle.keeper`` that it calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from rekindle.admin.convert import message_of
+from rekindle.admin.source import AdminSource
+from rekindle.admin.v1 import admin_pb2 as pb
+from rekindle.admin.v1 import admin_pb2_grpc
+from rekindle.keeper.operator import Operator
+from rekindle.keeper.refusals import RequestError
+
+DEFAULT_ROWS = 100
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """Stateless: everything is the keeper's."""
+
+    def __init__(self, source: AdminSource) -> None:
+        self._source = source
+
+    @property
+    def _operator(self) -> Operator:
+        return self._source.operator
+
+    # -- looking -----------------------------------------------------------------------------------------------
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
+        return pb.GetStatusResponse(status=message_of(self._source.status()))
+
+    async def ListEngines(self, request: pb.ListEnginesRequest, context: Any) -> pb.ListEnginesResponse:
+        return pb.ListEnginesResponse(engines=map(message_of, self._source.status().engines))
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
+        rows = request.page_size or DEFAULT_ROWS
+        found, following = await self._operator.inventory.sessions(request.identity, rows, request.page_token)
+        return pb.ListSessionsResponse(sessions=map(message_of, found), next_page_token=following)
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
+        found = self._operator.inventory.session(request.session_id, request.with_tokens)
+        return pb.GetSessionResponse(session=message_of(found))
+
+    async def ListPages(self, request: pb.ListPagesRequest, context: Any) -> pb.ListPagesResponse:
+        rows = request.page_size or DEFAULT_ROWS
+        found, following = self._operator.inventory.pages(
+            request.identity, request.session_id, rows, request.page_token
+        )
+        return pb.ListPagesResponse(pages=map(message_of, found), next_page_token=following)
+
+    # -- keeping and letting go --------------------------------------------------------------------------------
+
+    async def Pin(self, request: pb.PinRequest, context: Any) -> pb.PinResponse:
+        marks = self._operator.marks
+        if _target(request) == "session_id":
+            return pb.PinResponse(page_count=marks.pin_session(request.session_id))
+        return pb.PinResponse(page_count=marks.pin_page(request.page_key))
+
+    async def Unpin(self, request: pb.UnpinRequest, context: Any) -> pb.UnpinResponse:
+        marks = self._operator.marks
+        if _target(request) == "session_id":
+            return pb.UnpinResponse(page_count=marks.unpin_session(request.session_id))
+        return pb.UnpinResponse(page_count=marks.unpin_page(request.page_key))
+
+    async def Evict(self, request: pb.EvictRequest, context: Any) -> pb.EvictResponse:
+        marks, target = self._operator.marks, _target(request)
+        if target == "session_id":
+            return pb.EvictResponse(eviction=message_of(marks.evict_session(request.session_id)))
+        if target == "everything" and not request.everything:
+            raise RequestError("evict", "pages", "everything is false", "leave it out, or name a session or a count")
+        count = request.page_count if target == "page_count" else None
+        return pb.EvictResponse(eviction=message_of(await marks.evict_oldest(request.identity, count)))
+
+    # -- checkpointing -----------------------------------------------------------------------------------------
+
+    async def Checkpoint(self, request: pb.CheckpointRequest, context: Any) -> AsyncIterator[pb.CheckpointResponse]:
+        async with aclosing(self._operator.flow.checkpoint()) as progress:
+            async for step in progress:
+                yield pb.CheckpointResponse(progress=message_of(step))
+
+    async def Pause(self, request: pb.PauseRequest, context: Any) -> pb.PauseResponse:
+        self._operator.flow.pause()
+        return pb.PauseResponse()
+
+    async def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.ResumeResponse:
+        self._operator.flow.resume()
+        return pb.ResumeResponse()
+
+    async def Drain(self, request: pb.DrainRequest, context: Any) -> AsyncIterator[pb.DrainResponse]:
+        async with aclosing(self._operator.flow.drain()) as progress:
+            async for step in progress:
+                yield pb.DrainResponse(progress=message_of(step))
+
+
+def _target(request: Any) -> str:
+    """Which field of the request's oneof is set. Raises RequestError when none is."""
+    target: str | None = request.WhichOneof("target")
+    if target is None:
+        names = [field.name for field in request.DESCRIPTOR.oneofs_by_name["target"].fields]
+        raise RequestError("read", request.DESCRIPTOR.name, "it names no target", f"set one of {', '.join(names)}")
+    return target
