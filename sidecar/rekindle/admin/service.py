@@ -6,16 +6,20 @@ means is told in the proto, and done in the module of ``rekindle.keeper`` that i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 from rekindle.admin.convert import message_of
 from rekindle.admin.source import AdminSource
 from rekindle.admin.v1 import admin_pb2 as pb
 from rekindle.admin.v1 import admin_pb2_grpc
+from rekindle.keeper.long_work import Tell
 from rekindle.keeper.operator import Operator
 from rekindle.keeper.refusals import RequestError
+from rekindle.keeper.scrub import refuse_restore
+from rekindle.lifecycle.progress import Exported, Imported, Progress, RestorePlan, Verification
 
 DEFAULT_ROWS = 100
 
@@ -53,6 +57,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             request.identity, request.session_id, rows, request.page_token
         )
         return pb.ListPagesResponse(pages=map(message_of, found), next_page_token=following)
+
+    async def InspectPage(self, request: pb.InspectPageRequest, context: Any) -> pb.InspectPageResponse:
+        found = await self._operator.scrub.inspect(request.key, request.with_tokens)
+        return pb.InspectPageResponse(detail=message_of(found))
 
     # -- keeping and letting go --------------------------------------------------------------------------------
 
@@ -96,6 +104,61 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         async with aclosing(self._operator.flow.drain()) as progress:
             async for step in progress:
                 yield pb.DrainResponse(progress=message_of(step))
+
+    # -- long work ---------------------------------------------------------------------------------------------
+
+    async def Restore(self, request: pb.RestoreRequest, context: Any) -> AsyncIterator[pb.RestoreResponse]:
+        if not request.dry_run:
+            refuse_restore()
+        operator = self._operator
+
+        def work(tell: Tell) -> Coroutine[Any, Any, RestorePlan]:
+            return operator.restore_plan(request.identity, request.page_count or None, tell)
+
+        async for answer in self._follow("restore", pb.RestoreResponse, "plan", work):
+            yield answer
+
+    async def Verify(self, request: pb.VerifyRequest, context: Any) -> AsyncIterator[pb.VerifyResponse]:
+        scrub = self._operator.scrub
+
+        def work(tell: Tell) -> Coroutine[Any, Any, Verification]:
+            return scrub.verify(request.identity, request.session_id, request.dry_run, tell)
+
+        async for answer in self._follow("verify", pb.VerifyResponse, "verification", work):
+            yield answer
+
+    async def Export(self, request: pb.ExportRequest, context: Any) -> AsyncIterator[pb.ExportResponse]:
+        exports, path = self._operator.exports, _path(request.path)
+
+        def work(tell: Tell) -> Coroutine[Any, Any, Exported]:
+            return exports.export(request.session_id, request.identity, path, request.overwrite, tell)
+
+        async for answer in self._follow("export", pb.ExportResponse, "exported", work):
+            yield answer
+
+    async def Import(self, request: pb.ImportRequest, context: Any) -> AsyncIterator[pb.ImportResponse]:
+        imports, path = self._operator.imports, _path(request.path)
+        may_evict = request.room == pb.IMPORT_ROOM_EVICT
+
+        def work(tell: Tell) -> Coroutine[Any, Any, Imported]:
+            return imports.import_(path, may_evict, tell)
+
+        async for answer in self._follow("import", pb.ImportResponse, "imported", work):
+            yield answer
+
+    async def _follow(self, op: str, response: Any, field: str, work: Any) -> AsyncIterator[Any]:
+        """The work's progress and result as answers of one stream, which ends the work when it is closed."""
+        async with aclosing(self._operator.long_work.follow(op, work)) as steps:
+            async for step in steps:
+                name = "progress" if isinstance(step, Progress) else field
+                yield response(**{name: message_of(step)})
+
+
+def _path(text: str) -> Path:
+    """Raises RequestError for what no path can be."""
+    if not text or "\0" in text:
+        raise RequestError("read", "path", f"{text[:40]!r} is none", "give an absolute path")
+    return Path(text)
 
 
 def _target(request: Any) -> str:

@@ -341,6 +341,10 @@ class Engine:
         self.tally.copier_crashes += 1
 
     @property
+    def page_count(self) -> int:
+        return self._leader.page_count if self._leader is not None else 0
+
+    @property
     def pending(self) -> int:
         """Pages committed and not yet copied."""
         return self._checkpoint.pending if self._checkpoint is not None and not self._released else 0

@@ -41,6 +41,16 @@ class Inventory:
             raise NotFoundError("find", f"store {identity[:64]!r}", "it is not open", f"open: {there}")
         return found
 
+    def only(self, identity: str, op: str) -> OpenStore:
+        """The one open store, or the one that is named. Raises NotFoundError, RequestError where it is not clear."""
+        stores = self.opened(identity)
+        if not stores:
+            raise NotFoundError(op, "store", "none is open", "an engine has to have been attached once")
+        if len(stores) > 1:
+            names = ", ".join(store.name for store in stores)
+            raise RequestError(op, "store", f"several are open: {names}", "name one with --identity")
+        return stores[0]
+
     def session_of(self, session_id: str) -> tuple[OpenStore, list[Slot]]:
         """The chain of one session, root first. Raises RequestError, NotFoundError."""
         store, leaf = chains.find(self.opened(), session_id, "session", "leaves")

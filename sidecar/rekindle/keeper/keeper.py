@@ -95,11 +95,12 @@ class Keeper:
         for peer in list(self._strangers):
             peer.close("the sidecar is stopping")
         await asyncio.gather(*(engine.stop() for engine in [*self._engines.values(), *self._dying]))
-        if self._operator is not None:
-            self._operator.close()
         if self._stores is not None:
             await self._stores.close()
             self._stores = None
+        if self._operator is not None:
+            self._operator.close()
+            self._operator = None
         if self._run_lock is not None:
             os.close(self._run_lock)
             self._run_lock = None

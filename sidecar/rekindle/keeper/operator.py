@@ -1,21 +1,28 @@
 """Everything an operator may ask of a running sidecar, in one place: the admin API's verbs call nothing else.
 
-Made by the keeper when its stores are open; closed before they are. Each part is a module of its own.
+Made by the keeper when its stores are open; closed after them. Each part is a module of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rekindle.backends import Backends
+from rekindle.keeper.arena_bytes import Worker
+from rekindle.keeper.exporting import Exports
 from rekindle.keeper.flow import Flow
 from rekindle.keeper.gate import Gate
+from rekindle.keeper.importing import Imports
 from rekindle.keeper.inventory import Inventory
+from rekindle.keeper.long_work import LongWork, Tell
 from rekindle.keeper.marks import Marks
 from rekindle.keeper.reports import Reports
-from rekindle.keeper.stores import Stores
+from rekindle.keeper.scrub import Scrub
+from rekindle.keeper.stores import OpenStore, Stores
+from rekindle.lifecycle.progress import RestorePlan
 
 if TYPE_CHECKING:
     from rekindle.keeper.engine import Engine
@@ -26,15 +33,47 @@ class Operator:
     inventory: Inventory
     marks: Marks
     flow: Flow
+    scrub: Scrub
+    exports: Exports
+    imports: Imports
+    long_work: LongWork
     reports: Reports
     backends: Backends
+    worker: Worker
+    engines: Callable[[], list[Engine]]
 
     @staticmethod
     def of(
         stores: Stores, backends: Backends, reports: Reports, gate: Gate, engines: Callable[[], list[Engine]]
     ) -> Operator:
-        inventory = Inventory(stores)
-        return Operator(inventory, Marks(inventory), Flow(gate, engines), reports, backends)
+        def announce(store: OpenStore) -> None:
+            for engine in engines():
+                if engine.store is store:
+                    engine.announce_again()
+
+        inventory, worker = Inventory(stores), Worker()
+        return Operator(
+            inventory=inventory,
+            marks=Marks(inventory),
+            flow=Flow(gate, engines),
+            scrub=Scrub(inventory, worker, announce),
+            exports=Exports(inventory, worker),
+            imports=Imports(stores, worker, announce),
+            long_work=LongWork(),
+            reports=reports,
+            backends=backends,
+            worker=worker,
+            engines=engines,
+        )
+
+    async def restore_plan(self, identity: str, room: int | None, tell: Tell) -> RestorePlan:
+        """What an engine would get that starts now, with room for as many pages as the attached one has, unless told
+        otherwise. Raises RequestError, NotFoundError."""
+        store = self.inventory.only(identity, "restore")
+        attached = [engine.page_count for engine in self.engines() if engine.store is store]
+        judge = partial(self.backends.judge, dict(store.identity.fields)["backend"])
+        return await self.scrub.restore_plan(store, room or max(attached, default=None), judge, tell)
 
     def close(self) -> None:
-        """The stores are about to be closed."""
+        """The stores are closed, so no work is left."""
+        self.worker.close()

@@ -24,7 +24,7 @@ from rekindle.store.catalog import Catalog
 from rekindle.store.layout import PageGeometry, arena_name
 from rekindle.store.presence import PresenceFilter
 from rekindle.store.report import OpenReport
-from rekindle.store.store import OpenedArena, Store
+from rekindle.store.store import OpenedArena, Store, StoredArena
 
 log = logging.getLogger("rekindle.store")
 
@@ -103,11 +103,11 @@ class Stores:
         """Opens the arena that was used last, so that an engine that attaches need not wait for it. Best effort."""
         for stored in reversed(self.store.arenas()):
             try:
-                if stored.header is None:
+                identity = identity_of(stored)
+                if stored.header is None or identity is None:
                     continue
-                identity = Identity.of(_fields(stored.identity_json))
                 self.release(await self.acquire(identity, stored.header.geometry.page))
-            except (RekindleError, ValueError) as error:
+            except RekindleError as error:
                 log.warning("event=store_not_opened arena=%s error=%s", stored.path.name, error)
             else:
                 return
@@ -126,6 +126,15 @@ class Stores:
             store.borrows.discard(borrow)
             self._returned.set()
 
+    async def discard(self, store: OpenStore) -> None:
+        """A store that was made for nothing goes again, if nobody has come to use it."""
+        async with self._lock:
+            if self.open_stores.get(store.identity.digest) is not store or store.users:
+                return
+            if not store.catalog.counters().stored:
+                await self._close(store)
+                store.arena.path.unlink(missing_ok=True)
+
     def purge(self, identity: Identity) -> None:
         """The pages of an identity are void: they are gone at once, whether its arena is open or not."""
         found = self.open_stores.get(identity.digest)
@@ -138,13 +147,16 @@ class Stores:
             path.unlink()
             log.warning("event=store_purged identity=%s arena=deleted", identity.digest.hex()[:12])
 
+    def has_arena(self, identity: Identity) -> bool:
+        """Whether there is a file of that identity, open or not."""
+        return (self.store.directory / arena_name(identity.digest)).exists()
+
     def mismatches(self, identity: Identity, judge: Judge) -> tuple[str, ...]:
         """Why the pages of other identities in the directory cannot be used, as `judge` (engine, stored) tells it."""
         found: list[str] = []
         for other in self.store.others(identity.digest):
-            try:
-                stored = Identity.of(_fields(other.identity_json))
-            except (IdentityError, ValueError):
+            stored = identity_of(other)
+            if stored is None:
                 found.append(f"{other.path.name}: its identity cannot be read")
                 continue
             found.extend(str(mismatch) for mismatch in judge(identity, stored))
@@ -183,8 +195,10 @@ class Stores:
         self.store.close_arena(store.arena)
 
 
-def _fields(identity_json: str | None) -> dict[str, str]:
-    data = json.loads(identity_json or "null")
-    if not isinstance(data, dict):
-        raise ValueError("no identity")
-    return {str(name): str(value) for name, value in data.items()}
+def identity_of(stored: StoredArena) -> Identity | None:
+    """Whose pages an arena file holds; None where that is damaged."""
+    try:
+        data = json.loads(stored.identity_json or "null")
+        return Identity.of({str(name): str(value) for name, value in data.items()})
+    except (IdentityError, ValueError, AttributeError):
+        return None
