@@ -17,7 +17,7 @@ from rekindle_plugins.contract.errors import RekindleError, UnavailableError
 from rekindle.admin import failure
 from rekindle.lifecycle.inventory import Eviction, Page, PageDetail, Plugin, Session
 from rekindle.lifecycle.progress import Exported, Imported, Progress, Resized, RestorePlan, Verification
-from rekindle.lifecycle.status import EngineStatus, KeeperStatus, RecoveryReport
+from rekindle.lifecycle.status import EngineStatus, Event, KeeperStatus, RecoveryReport
 
 LONG_S = 6 * 3600.0
 """What long work may take where its caller says nothing: nothing is left running for ever."""
@@ -163,6 +163,13 @@ class AdminClient:
 
         room = admin_pb2.IMPORT_ROOM_EVICT if evict else admin_pb2.IMPORT_ROOM_FREE
         return self._long("Import", "imported", Imported, path=str(path), room=room)
+
+    # -- watching ----------------------------------------------------------------------------------------------
+
+    def events(self, backlog: int = 0) -> Iterator[tuple[Event, int]]:
+        """Events as they happen, and how many were lost before each. Has no deadline, and ends with the sidecar."""
+        for answer in self._stream("WatchEvents", None, backlog=backlog):
+            yield _value(Event, answer.event), answer.lost
 
     # -- how ---------------------------------------------------------------------------------------------------
 

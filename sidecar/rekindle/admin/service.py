@@ -11,7 +11,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from rekindle.admin.convert import message_of
+from rekindle.admin.convert import enum_number, enum_word, message_of
 from rekindle.admin.source import AdminSource
 from rekindle.admin.v1 import admin_pb2 as pb
 from rekindle.admin.v1 import admin_pb2_grpc
@@ -20,6 +20,7 @@ from rekindle.keeper.operator import Operator
 from rekindle.keeper.refusals import RequestError
 from rekindle.keeper.scrub import refuse_restore
 from rekindle.lifecycle.progress import Exported, Imported, Progress, RestorePlan, Verification
+from rekindle.log_lines import write_from
 
 DEFAULT_ROWS = 100
 
@@ -104,6 +105,34 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         async with aclosing(self._operator.flow.drain()) as progress:
             async for step in progress:
                 yield pb.DrainResponse(progress=message_of(step))
+
+    async def ResizeStore(self, request: pb.ResizeStoreRequest, context: Any) -> pb.ResizeStoreResponse:
+        resized = await self._operator.resizing.resize(request.identity, request.size_bytes)
+        return pb.ResizeStoreResponse(resized=message_of(resized))
+
+    # -- the sidecar itself ------------------------------------------------------------------------------------
+
+    async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.WatchEventsResponse]:
+        with self._operator.events.watch(request.backlog) as watcher:
+            while True:
+                event, lost = await watcher.next()
+                yield pb.WatchEventsResponse(event=message_of(event), lost=lost)
+
+    async def ListPlugins(self, request: pb.ListPluginsRequest, context: Any) -> pb.ListPluginsResponse:
+        return pb.ListPluginsResponse(plugins=map(message_of, self._operator.plugins()))
+
+    async def GetRecoveryReport(
+        self, request: pb.GetRecoveryReportRequest, context: Any
+    ) -> pb.GetRecoveryReportResponse:
+        return pb.GetRecoveryReportResponse(report=message_of(self._operator.recovery_report(request.number)))
+
+    async def SetLogLevel(self, request: pb.SetLogLevelRequest, context: Any) -> pb.SetLogLevelResponse:
+        enum = pb.LogLevel.DESCRIPTOR
+        if request.level not in enum.values_by_number or not request.level:
+            hint = "one of debug, info, warning, error"
+            raise RequestError("set", "log level", f"there is no level {request.level}", hint)
+        before = write_from(enum_word(enum, request.level))
+        return pb.SetLogLevelResponse(before=enum_number(enum, before))  # type: ignore[arg-type]  # it takes numbers
 
     # -- long work ---------------------------------------------------------------------------------------------
 

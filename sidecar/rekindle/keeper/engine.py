@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -257,14 +257,30 @@ class Engine:
             return
         log.warning("event=cache_reset instance=%s", self.instance)
         store.catalog.clear()
-        transfers, checkpoint.transfers = checkpoint.transfers, None
-        for lane in transfers.lanes if transfers is not None else ():
-            await lane.close()
+        await self._let_go()
         if not self.is_alive:
             return
         self._release_store()
         leader.identity = identity = self._with_layout(identity)
         checkpoint.restart(generation)
+        await self._return_to_store(leader, identity, checkpoint)
+
+    async def exchange_store(self, exchange: Callable[[], Awaitable[None]]) -> None:
+        """Lets go of the store while `exchange` puts another one of the same identity in its place."""
+        async with self._resetting:
+            leader, checkpoint = self._leader, self._checkpoint
+            if leader is None or checkpoint is None or not self.is_alive:
+                return await exchange()
+            await self._let_go()
+            self._release_store()
+            try:
+                await exchange()
+            finally:
+                if self.is_alive:
+                    await self._return_to_store(leader, leader.identity, checkpoint)
+
+    async def _return_to_store(self, leader: LeaderAttachment, identity: Identity, checkpoint: Checkpoint) -> None:
+        """The store of `identity`, copiers on it, and a welcome; or a refusal."""
         try:
             self.store = await self._stores.acquire(identity, self._page_geometry(leader))
         except RekindleError as error:

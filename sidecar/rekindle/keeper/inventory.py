@@ -35,10 +35,11 @@ class Inventory:
 
     def opened(self, identity: str = "") -> list[OpenStore]:
         """The open stores whose identity begins with these digits; all without. Raises NotFoundError."""
-        found = [s for s in self.stores.open_stores.values() if s.identity.digest.hex().startswith(identity)]
+        there = [store for store in self.stores.open_stores.values() if not store.is_closing]
+        found = [store for store in there if store.identity.digest.hex().startswith(identity)]
         if identity and not found:
-            there = ", ".join(s.name for s in self.stores.open_stores.values()) or "none"
-            raise NotFoundError("find", f"store {identity[:64]!r}", "it is not open", f"open: {there}")
+            names = ", ".join(store.name for store in there) or "none"
+            raise NotFoundError("find", f"store {identity[:64]!r}", "it is not open", f"open: {names}")
         return found
 
     def only(self, identity: str, op: str) -> OpenStore:

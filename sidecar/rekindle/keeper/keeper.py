@@ -69,9 +69,10 @@ class Keeper:
         self._prepare_run_dir()
         self._stores = Stores(await self._open_store())
         await self._stores.open_latest()
-        self._operator = Operator.of(
+        self._operator = operator = Operator.of(
             self._stores, self.backends, self._reports, self._gate, lambda: [*self._engines.values(), *self._dying]
         )
+        operator.events.start()
         path = self.config.run_dir / "attach.sock"
         with contextlib.suppress(FileNotFoundError):
             path.unlink()

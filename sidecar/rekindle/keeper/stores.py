@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from rekindle_plugins.contract.errors import IdentityError, RekindleError, Store
 from rekindle_plugins.contract.identity import Identity, Mismatch
 
 from rekindle.keeper.page_parts import PageParts
+from rekindle.keeper.refusals import NotNowError
 from rekindle.store.arena import Arena
 from rekindle.store.catalog import Catalog
 from rekindle.store.layout import PageGeometry, arena_name
@@ -126,6 +127,27 @@ class Stores:
             store.borrows.discard(borrow)
             self._returned.set()
 
+    @asynccontextmanager
+    async def alone(self, store: OpenStore) -> AsyncIterator[None]:
+        """Nobody uses or borrows the store, nor opens another one, until this is left. Raises NotNowError."""
+        async with self._lock:
+            if self.open_stores.get(store.identity.digest) is not store or store.users:
+                hint = "try again in a moment"
+                raise NotNowError("resize", f"store {store.name}", "an engine has just come or gone", hint)
+            await self._recall(store)
+            try:
+                yield
+            finally:
+                store.is_closing = False
+
+    async def replace(self, store: OpenStore, exchange: Callable[[], None], size_bytes: int) -> None:
+        """Within `alone`: closes the store, lets `exchange` put another file in its place, and opens that."""
+        await self._close(store)
+        exchange()
+        self.store.store_size_bytes = size_bytes
+        identity, page = store.identity, store.page
+        self._adopt(identity, page, await asyncio.to_thread(self.store.open, identity.digest, identity.to_text(), page))
+
     async def discard(self, store: OpenStore) -> None:
         """A store that was made for nothing goes again, if nobody has come to use it."""
         async with self._lock:
@@ -185,11 +207,15 @@ class Stores:
             log.warning("event=store_message text=%r", message)
         return store
 
-    async def _close(self, store: OpenStore) -> None:
+    async def _recall(self, store: OpenStore) -> None:
+        """Tells everybody who has borrowed it to end, and waits for them."""
         store.is_closing = True
         while store.borrows:
             self._returned.clear()
             await self._returned.wait()
+
+    async def _close(self, store: OpenStore) -> None:
+        await self._recall(store)
         del self.open_stores[store.identity.digest]
         store.presence.close()
         self.store.close_arena(store.arena)

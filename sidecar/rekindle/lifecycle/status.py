@@ -92,6 +92,18 @@ class StoreStatus:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that happened, as it was logged."""
+
+    number: int
+    """Counted since the sidecar started; a gap is what a watcher has missed."""
+    time_unix: float
+    level: str
+    name: str
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
 class KeeperStatus:
     version: str
     uptime_s: float
