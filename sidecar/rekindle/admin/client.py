@@ -166,9 +166,13 @@ class AdminClient:
 
     # -- watching ----------------------------------------------------------------------------------------------
 
-    def events(self, backlog: int = 0) -> Iterator[tuple[Event, int]]:
-        """Events as they happen, and how many were lost before each. Has no deadline, and ends with the sidecar."""
-        for answer in self._stream("WatchEvents", None, backlog=backlog):
+    def events(self, backlog: int = 0, follow: bool = True) -> Iterator[tuple[Event, int]]:
+        """Events as they happen, and how many were lost before each; the first ``backlog`` of them are of before.
+
+        Followed, it has no deadline, and ends with the sidecar.
+        """
+        deadline_s = None if follow else self._deadline_s
+        for answer in self._stream("WatchEvents", deadline_s, backlog=backlog, only_backlog=not follow):
             yield _value(Event, answer.event), answer.lost
 
     # -- how ---------------------------------------------------------------------------------------------------

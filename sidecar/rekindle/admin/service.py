@@ -114,7 +114,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.WatchEventsResponse]:
         with self._operator.events.watch(request.backlog) as watcher:
-            while True:
+            while not (request.only_backlog and watcher.is_empty):
                 event, lost = await watcher.next()
                 yield pb.WatchEventsResponse(event=message_of(event), lost=lost)
 

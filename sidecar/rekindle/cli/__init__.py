@@ -23,7 +23,19 @@ __all__ = ["cli", "main"]
         "serve": LazyCommand("rekindle.cli.serve", "serve", "Run the sidecar."),
         "run": LazyCommand("rekindle.cli.run", "run", "Run an engine and its sidecar, and restart what dies."),
         "status": LazyCommand("rekindle.cli.status", "status", "Show engines, stores and the last recovery."),
+        "engine": LazyCommand("rekindle.cli.engines", "engine", "List the engines that are attached."),
+        "session": LazyCommand("rekindle.cli.session", "session", "List, show, pin, evict, export, import sessions."),
+        "page": LazyCommand("rekindle.cli.page", "page", "List and inspect single pages."),
+        "store": LazyCommand("rekindle.cli.store", "store", "Verify, resize, evict from the store."),
+        "checkpoint": LazyCommand("rekindle.cli.flow", "checkpoint", "Wait until everything computed is stored."),
+        "pause": LazyCommand("rekindle.cli.flow", "pause", "Hold checkpointing back."),
+        "resume": LazyCommand("rekindle.cli.flow", "resume", "Go on after a pause or a drain."),
+        "restore": LazyCommand("rekindle.cli.flow", "restore", "Show what an engine would get back (--dry-run)."),
+        "drain": LazyCommand("rekindle.cli.flow", "drain", "Take no further engine; wait until all is stored."),
+        "events": LazyCommand("rekindle.cli.events", "events", "Watch what happens."),
+        "log-level": LazyCommand("rekindle.cli.log_level", "log_level", "Change what a running sidecar logs."),
         "demo": LazyCommand("rekindle.cli.demo", "demo", "Kill an engine in the middle of its work, and watch."),
+        "completion": LazyCommand("rekindle.cli.completion", "completion", "Print a completion script for a shell."),
         "version": LazyCommand("rekindle.cli.version", "version", "Print the version."),
     },
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -31,7 +43,14 @@ __all__ = ["cli", "main"]
 def cli() -> None:
     """Keep an LLM engine's KV cache through the engine's death.
 
-    Exit codes: 0 ok, 1 internal, 2 usage or configuration, 3 unreachable, 4 degraded or not ready, 5 refused.
+    \b
+    Exit codes:
+      0  ok
+      1  internal: a bug or a broken promise; or you said no
+      2  usage or configuration
+      3  unreachable: no sidecar, or no answer in time
+      4  degraded: not ready, full, or something was found damaged
+      5  refused: not there, not now, or not what can be served
     """
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rekindle.cli.output import duration, size
 from rekindle.lifecycle.status import EngineStatus, KeeperStatus, RecoveryReport, StoreStatus
 
 _PIPE_WIDTH = 200
@@ -22,6 +23,8 @@ def show(status: KeeperStatus, out: IO[str]) -> None:
     # rich would take a pipe for 80 columns and cut numbers off.
     console = Console(file=out, width=None if on_terminal else _PIPE_WIDTH, highlight=False, soft_wrap=not on_terminal)
     ready = Text("ready", "bold green") if status.ready else Text("not ready", "bold red")
+    if status.mode != "serving":
+        ready += Text(f"  {status.mode}: `rekindle resume` ends that", "bold yellow")
     console.print(Text(f"rekindle {status.version}  ", "bold") + ready + Text(f"  up {duration(status.uptime_s)}"))
     moved = f"checkpointed {size(status.bytes_checkpointed)}, restored {size(status.bytes_restored)}"
     trouble = [f"copier crashes {status.copier_crashes}"] if status.copier_crashes else []
@@ -111,26 +114,3 @@ def reasons(counts: Mapping[str, int]) -> str:
     """``checksum 3, orphan 1``, the most frequent first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{reason} {count:,}" for reason, count in ordered)
-
-
-def size(count_bytes: int) -> str:
-    """``512 B``, ``1.5 GiB``."""
-    if count_bytes < 1024:
-        return f"{count_bytes} B"
-    units = ("KiB", "MiB", "GiB", "TiB")
-    power = min((count_bytes.bit_length() - 1) // 10, len(units))
-    return f"{count_bytes / 1024**power:,.1f} {units[power - 1]}"
-
-
-def duration(seconds: float) -> str:
-    """``250 ms``, ``12.5 s``, ``3 min 20 s``, ``5 h 2 min``, ``3 d 4 h``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest_s = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest_s} s"

@@ -32,6 +32,10 @@ class Watcher:
         self._lost = 0
         self._arrived = asyncio.Event()
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._events
+
     def put(self, event: Event) -> None:
         """Never waits: what there is no room for pushes the oldest out."""
         if len(self._events) >= MAX_WAITING:

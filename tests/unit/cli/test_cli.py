@@ -64,7 +64,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
     text = rekindle("--help").stdout
-    for word in ("serve", "run", "status", "version", "3 unreachable"):
+    for word in ("serve", "run", "status", "version", "3  unreachable"):
         assert word in text
 
 

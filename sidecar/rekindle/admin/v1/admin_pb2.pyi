@@ -657,10 +657,12 @@ class Resized(_message.Message):
     def __init__(self, before_bytes: _Optional[int] = ..., after_bytes: _Optional[int] = ..., page_count: _Optional[int] = ..., evicted_count: _Optional[int] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
-    __slots__ = ("backlog",)
+    __slots__ = ("backlog", "only_backlog")
     BACKLOG_FIELD_NUMBER: _ClassVar[int]
+    ONLY_BACKLOG_FIELD_NUMBER: _ClassVar[int]
     backlog: int
-    def __init__(self, backlog: _Optional[int] = ...) -> None: ...
+    only_backlog: bool
+    def __init__(self, backlog: _Optional[int] = ..., only_backlog: _Optional[bool] = ...) -> None: ...
 
 class WatchEventsResponse(_message.Message):
     __slots__ = ("event", "lost")
