@@ -166,11 +166,11 @@ def _rejection(checked: Checked, bad: set[tuple[bytes, int]], is_full: bool) -> 
     entry = checked.entry
     if checked.damaged_ranks:
         return "checksum"
-    if (entry.parent, entry.group) in bad:
-        return "parent"
     if entry.flags & LAZY_ONLY:
         return "lazy-only"
-    return "no-room" if is_full else ""
+    if is_full:
+        return "no-room"
+    return "parent" if (entry.parent, entry.group) in bad else ""
 
 
 def parts_of(slots: Sequence[Slot], size: int) -> Iterator[Sequence[Slot]]:
