@@ -23,13 +23,13 @@ def show(status: KeeperStatus, out: IO[str]) -> None:
     # rich would take a pipe for 80 columns and cut numbers off.
     console = Console(file=out, width=None if on_terminal else _PIPE_WIDTH, highlight=False, soft_wrap=not on_terminal)
     ready = Text("ready", "bold green") if status.ready else Text("not ready", "bold red")
-    if status.mode != "serving":
-        ready += Text(f"  {status.mode}: `rekindle resume` ends that", "bold yellow")
     console.print(Text(f"rekindle {status.version}  ", "bold") + ready + Text(f"  up {duration(status.uptime_s)}"))
     moved = f"checkpointed {size(status.bytes_checkpointed)}, restored {size(status.bytes_restored)}"
     trouble = [f"copier crashes {status.copier_crashes}"] if status.copier_crashes else []
     trouble += [f"refused {reasons(status.refused)}"] if status.refused else []
     console.print("; ".join([moved, *trouble]))
+    if status.mode != "serving":
+        console.print(Text(f"{status.mode}: `rekindle resume` ends that", "bold yellow"))
     _print(console, "Engines", _engines(status.engines, on_terminal), "no engine is attached")
     _print(console, "Stores", _stores(status.stores, on_terminal), "no store is open yet")
     for text in [f"{e.backend} {e.instance[:12]}: {e.note}" for e in status.engines if e.note]:

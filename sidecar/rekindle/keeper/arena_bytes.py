@@ -51,7 +51,9 @@ class ArenaBytes:
         while done < size:
             count = os.preadv(self._fd, [view[done:]], offset + done)
             if not count:
-                raise StoreError("read", f"slot {slot} of store {self._name}", "the arena's file has been cut short")
+                problem = "the arena's file has been cut short"
+                hint = "restart the sidecar: it keeps the pages that are left"
+                raise StoreError("read", f"slot {slot} of store {self._name}", problem, hint)
             done += count
         return view
 

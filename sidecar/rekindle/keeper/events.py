@@ -75,7 +75,8 @@ class EventLog(logging.Handler):
     def watch(self, backlog: int) -> Iterator[Watcher]:
         """A queue of all events from now on, and of some before. Raises RequestError, BusyError."""
         if backlog > KEPT:
-            raise RequestError("watch", "events", f"{backlog} of before are wanted, at most {KEPT} are kept")
+            problem = f"{backlog} of before are wanted, at most {KEPT} are kept"
+            raise RequestError("watch", "events", problem, "the rest is in the sidecar's log")
         if len(self._watchers) >= MAX_WATCHERS:
             raise BusyError("watch", "events", f"{MAX_WATCHERS} watch already", "end one of them")
         watcher = Watcher(list(self._kept)[-backlog:] if backlog else [])

@@ -126,7 +126,8 @@ class Imports:
         is_new = known is None and not self._stores.has_arena(header.identity)
         if known is not None and known.page != header.page:
             problem = f"the store's pages are {known.page}, the file's {header.page}"
-            raise StoreError("import", f"store {known.name}", problem)
+            hint = "the two sidecars are of different versions: use one of them for both"
+            raise StoreError("import", f"store {known.name}", problem, hint)
         store = await self._stores.acquire(header.identity, header.page)
         self._stores.release(store)
         return store, is_new

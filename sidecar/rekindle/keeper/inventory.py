@@ -163,7 +163,8 @@ def page(store: OpenStore, slot: Slot) -> Page:
 
 def _checked_rows(rows: int) -> int:
     if not 1 <= rows <= MAX_ROWS:
-        raise RequestError("list", "rows", f"{rows} a page, wanted 1 to {MAX_ROWS}")
+        hint = "ask for fewer, and go on with the page token"
+        raise RequestError("list", "rows", f"{rows} a page, wanted 1 to {MAX_ROWS}", hint)
     return rows
 
 

@@ -50,7 +50,8 @@ class PageParts:
         groups = {len(sizes) for sizes in by_rank}
         fits = len(by_rank) == page.ranks and len(groups) == 1 and max(groups) <= MAX_GROUPS
         if not fits or not all(1 <= size <= page.rank_bytes for sizes in by_rank for size in sizes):
-            raise StoreError("read", subject, f"its identity speaks of pages {text[:80]!r}, the store has {page}")
+            problem = f"its identity speaks of pages {text[:80]!r}, the store has {page}"
+            raise StoreError("read", subject, problem, "the file has been made or changed by hand")
         return PageParts(tuple(by_rank))
 
     @property

@@ -49,7 +49,8 @@ class Resizing:
         """
         store = self._inventory.only(identity, "resize")
         if not 1 <= size_bytes <= LARGEST_BYTES:
-            raise RequestError("resize", f"store {store.name}", f"{size_bytes} bytes cannot be its size")
+            problem = f"{size_bytes} bytes cannot be its size"
+            raise RequestError("resize", f"store {store.name}", problem, "give it between 64KiB and 1024TiB")
         geometry = self._geometry(store, size_bytes)
         self._order(store, geometry)
         engines = [engine for engine in self._engines() if engine.store is store]

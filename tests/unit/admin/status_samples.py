@@ -77,6 +77,7 @@ STATUS = KeeperStatus(
     copier_crashes=1,
     bytes_checkpointed=5 << 30,
     bytes_restored=3 << 20,
+    mode="paused",
 )
 EMPTY = KeeperStatus(
     version="0.1.0",

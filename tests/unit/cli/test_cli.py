@@ -49,7 +49,18 @@ def main_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     return run
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["run", "--help"], ["status", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["serve", "--help"],
+        ["run", "--help"],
+        ["status", "--help"],
+        ["session", "export", "--help"],
+        ["store", "--help"],
+        ["events", "--help"],
+    ],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\nfrom rekindle.cli import cli\n"

@@ -118,9 +118,7 @@ async def desk_in(folder: Path, size_bytes: int = SIZE) -> AsyncIterator[Desk]:
         desk.worker.close()
 
 
-def with_desk(
-    folder: Path, work: Callable[[Desk], Coroutine[Any, Any, None]], size_bytes: int = SIZE
-) -> None:
+def with_desk(folder: Path, work: Callable[[Desk], Coroutine[Any, Any, None]], size_bytes: int = SIZE) -> None:
     """Runs `work` on a loop of its own, and ends everything."""
 
     async def main() -> None:
