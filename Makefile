@@ -11,7 +11,7 @@ TRANSFORMERS_VENV := .venv-transformers
 TRANSFORMERS_PLUGIN := examples/transformers_engine
 KILLS ?= 200
 
-.PHONY: help venv check test test-fast test-pod test-vllm test-vllm-oldest test-transformers test-gpu bench-gpu gpu-deps demo bench proto clean
+.PHONY: help venv check test test-fast test-pod test-vllm test-vllm-oldest test-transformers test-gpu bench-gpu gpu-deps demo bench proto lint-proto clean
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
@@ -90,6 +90,9 @@ gpu-deps: ## Fetch into .gpu-deps what a machine with a GPU may lack: make gpu-d
 		--python-version $(GPU_PYTHON_VERSION) $(GPU_NEEDS)
 GPU_PYTHON_VERSION ?= 3.12
 GPU_NEEDS := xxhash 'cuda-bindings>=13,<14' pytest pytest-timeout
+
+lint-proto: ## Lint the admin API's proto with buf's STANDARD rules (needs npx)
+	cd sidecar && npx --yes @bufbuild/buf@1.75.0 lint
 
 proto: venv ## Generate the admin API's code anew
 	$(BIN)/python -m rekindle.admin.generate

@@ -10,7 +10,7 @@ Only functions that speak gRPC import protobuf, and only when called: an exit co
     2     the command line or the configuration is wrong
     3     the other side is not there, or did not answer in time
     4     it is there, and degraded or not ready (a store that cannot be used)
-    5     refused: wrong user, wrong version, or not what we can serve
+    5     refused: wrong user, wrong version, not there, not now, or not what we can serve
 """
 
 from __future__ import annotations
@@ -70,6 +70,11 @@ OUTSIDE: Mapping[str, Outside] = {
     "config": Outside("INVALID_ARGUMENT", Exit.USAGE),
     "unavailable": Outside("UNAVAILABLE", Exit.UNREACHABLE),
     "device": Outside("FAILED_PRECONDITION", Exit.DEGRADED),
+    "not_found": Outside("NOT_FOUND", Exit.REFUSED),
+    "request": Outside("INVALID_ARGUMENT", Exit.USAGE),
+    "not_now": Outside("FAILED_PRECONDITION", Exit.REFUSED),
+    "busy": Outside("RESOURCE_EXHAUSTED", Exit.REFUSED),
+    "export_file": Outside("DATA_LOSS", Exit.REFUSED),
 }
 
 # The classes an error can come back as; any other code comes back as RekindleError with that code.

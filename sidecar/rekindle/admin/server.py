@@ -1,9 +1,9 @@
-"""The admin API's server: gRPC on ``<run_dir>/admin.sock``, with health and reflection.
+"""The admin API's server: gRPC on ``<run_dir>/admin.sock``, with health, reflection and channelz.
 
 Runs in the keeper's process, on its event loop; gRPC adds threads of its own that run none of our code. Started
 after the keeper, which holds the exclusive lock on the run dir: a socket that lies there already is a dead
-sidecar's, and is unlinked. Memory: health and reflection cost 0.1 MB beyond gRPC's own 13 MB (measured), so both
-are always on.
+sidecar's, and is unlinked. Memory: health and reflection cost 0.1 MB beyond gRPC's own 13 MB (measured), so all
+are always on. The verbs are in ``admin.service``.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import grpc
 import grpc.aio
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from rekindle_plugins.contract.errors import RekindleError, UnavailableError
+from rekindle_plugins.contract.errors import UnavailableError
 
-from rekindle.admin import convert, failure
-from rekindle.admin.source import StatusSource
-from rekindle.admin.v1 import admin_pb2, admin_pb2_grpc
+from rekindle.admin.guard import SERVICE, FailuresWithDetails
+from rekindle.admin.service import AdminService
+from rekindle.admin.source import AdminSource
+from rekindle.admin.v1 import admin_pb2_grpc
+
+__all__ = ["SERVICE", "AdminServer", "target"]
 
 LOG = logging.getLogger("rekindle.admin")
-SERVICE = "rekindle.admin.v1.AdminService"
+CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 
 _HEALTH_PERIOD_S = 1.0
 _LARGEST_REQUEST_BYTES = 64 << 10
@@ -36,7 +39,7 @@ _LARGEST_REQUEST_BYTES = 64 << 10
 class AdminServer:
     """One server on one socket. Not restartable: make another."""
 
-    def __init__(self, source: StatusSource, socket: Path) -> None:
+    def __init__(self, source: AdminSource, socket: Path) -> None:
         self._source = source
         self._socket = socket
         self._server: Any = None
@@ -51,14 +54,16 @@ class AdminServer:
         """
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=(_FailuresWithDetails(),),
+            interceptors=(FailuresWithDetails(),),
             options=[("grpc.max_receive_message_length", _LARGEST_REQUEST_BYTES)],
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            _AdminService(self._source), self._server
+            AdminService(self._source), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        channelz.add_channelz_servicer(self._server)
+        services = (SERVICE, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(services, self._server)
         try:
             self._bind()
             await self._tell_health()
@@ -121,41 +126,3 @@ class AdminServer:
 def target(socket: Path) -> str:
     """The gRPC address of a Unix socket. It is a URI, so that odd characters in a path are escaped."""
     return "unix:" + quote(os.path.abspath(socket))
-
-
-class _AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """The verbs. Each may raise RekindleError; the interceptor makes a status of it."""
-
-    def __init__(self, source: StatusSource) -> None:
-        self._source = source
-
-    async def GetStatus(self, request: admin_pb2.GetStatusRequest, context: Any) -> admin_pb2.GetStatusResponse:
-        return admin_pb2.GetStatusResponse(status=convert.to_proto(self._source.status()))
-
-
-class _FailuresWithDetails(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gRPC ships no types
-    """Turns what a unary verb raises into a status with an ErrorDetail, for every verb alike."""
-
-    async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        handler = await continuation(details)
-        if handler is None or not handler.unary_unary or not details.method.startswith(f"/{SERVICE}/"):
-            return handler
-        verb = details.method.rpartition("/")[2]
-
-        async def guarded(request: Any, context: Any) -> Any:
-            try:
-                return await handler.unary_unary(request, context)
-            except RekindleError as error:
-                return await _abort(context, error)
-            except Exception as error:
-                LOG.exception("admin call failed", extra={"verb": verb})
-                # The traceback is for our log; the caller learns the kind of it.
-                return await _abort(context, RekindleError("answer", verb, type(error).__name__, "see the log"))
-
-        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
-
-
-async def _abort(context: Any, error: RekindleError) -> None:
-    code = grpc.StatusCode[failure.outside(error).grpc_status]
-    metadata = ((failure.DETAILS_KEY, failure.to_details(error, code.value[0])),)
-    await context.abort(code, f"{error.op} {error.subject}: {error.problem}", metadata)

@@ -1,9 +1,10 @@
-"""What the admin API, HTTP and metrics need of the keeper: somebody who can tell its status."""
+"""What the admin API, HTTP and metrics need of the keeper: its status, and what an operator may do with it."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from rekindle.keeper.operator import Operator
 from rekindle.lifecycle.status import KeeperStatus
 
 
@@ -12,4 +13,13 @@ class StatusSource(Protocol):
 
     def status(self) -> KeeperStatus:
         """What the keeper knows now, as plain values."""
+        ...
+
+
+class AdminSource(StatusSource, Protocol):
+    """The keeper, for the verbs that change something or look into the store."""
+
+    @property
+    def operator(self) -> Operator:
+        """Raises UnavailableError while the keeper is starting or stopping."""
         ...

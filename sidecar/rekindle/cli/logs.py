@@ -1,21 +1,18 @@
 """What the sidecar's log lines look like: ``key=value`` or JSON, on stderr, with repeats held back.
 
-The convention for every logger under ``rekindle``: the message is a constant event, and what varies goes into
-``extra``, whose names become keys: ``LOG.info("engine attached", extra={"backend": "vllm", "ranks": 2})``. A message
-that is written ``event=attached backend=%s`` gives the same keys.
+How an event becomes keys is told in ``rekindle.log_lines``.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import time
 from typing import Any
 
-_OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "repeats"}
-_PAIR = re.compile(r"(\w+)=(.*?)(?= \w+=|$)", re.DOTALL)
+from rekindle.log_lines import event_fields, write_from
+
 _BURST = 20
 """Lines of one event that are let through within ``_WINDOW_S``."""
 _WINDOW_S = 10.0
@@ -29,8 +26,7 @@ def set_up(level: str, as_json: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    for ours in ("rekindle", "rekindle_plugins"):
-        logging.getLogger(ours).setLevel(level.upper())
+    write_from(level)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -41,9 +37,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
         "level": record.levelname.lower(),
         "logger": record.name,
     }
-    message = record.getMessage()
-    fields |= _PAIR.findall(message) if message.startswith("event=") else {"event": message}
-    fields |= {key: value for key, value in vars(record).items() if key not in _OWN_ATTRIBUTES}
+    fields |= event_fields(record)
     if getattr(record, "repeats", 0):
         fields["repeats"] = vars(record)["repeats"]
     if record.exc_info and record.exc_info[1] is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rekindle.cli.status_table import duration
+from rekindle.cli.output import duration
 from rekindle.lifecycle.status import RecoveryReport
 
 

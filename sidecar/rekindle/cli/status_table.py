@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rekindle.cli.output import duration, size
 from rekindle.lifecycle.status import EngineStatus, KeeperStatus, RecoveryReport, StoreStatus
 
 _PIPE_WIDTH = 200
@@ -27,6 +28,8 @@ def show(status: KeeperStatus, out: IO[str]) -> None:
     trouble = [f"copier crashes {status.copier_crashes}"] if status.copier_crashes else []
     trouble += [f"refused {reasons(status.refused)}"] if status.refused else []
     console.print("; ".join([moved, *trouble]))
+    if status.mode != "serving":
+        console.print(Text(f"{status.mode}: `rekindle resume` ends that", "bold yellow"))
     _print(console, "Engines", _engines(status.engines, on_terminal), "no engine is attached")
     _print(console, "Stores", _stores(status.stores, on_terminal), "no store is open yet")
     for text in [f"{e.backend} {e.instance[:12]}: {e.note}" for e in status.engines if e.note]:
@@ -113,26 +116,3 @@ def reasons(counts: Mapping[str, int]) -> str:
     """``checksum 3, orphan 1``, the most frequent first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{reason} {count:,}" for reason, count in ordered)
-
-
-def size(count_bytes: int) -> str:
-    """``512 B``, ``1.5 GiB``."""
-    if count_bytes < 1024:
-        return f"{count_bytes} B"
-    units = ("KiB", "MiB", "GiB", "TiB")
-    power = min((count_bytes.bit_length() - 1) // 10, len(units))
-    return f"{count_bytes / 1024**power:,.1f} {units[power - 1]}"
-
-
-def duration(seconds: float) -> str:
-    """``250 ms``, ``12.5 s``, ``3 min 20 s``, ``5 h 2 min``, ``3 d 4 h``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest_s = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest_s} s"

@@ -19,8 +19,9 @@ from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
+from rekindle.cli.output import duration, size
 from rekindle.cli.report_phases import printable, took
-from rekindle.cli.status_table import duration, reasons, size
+from rekindle.cli.status_table import reasons
 from rekindle.cli.top_rates import EngineRates, History
 from rekindle.lifecycle.status import EngineStatus, KeeperStatus, RecoveryReport, StoreStatus
 

@@ -21,6 +21,8 @@ from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.contract.sharing import KINDS, SHM
 from rekindle_plugins.contract.wire import Message
 
+from rekindle.keeper import page_parts
+from rekindle.keeper.page_parts import PageParts
 from rekindle.keeper.peer import Peer
 from rekindle.store.layout import PageGeometry
 
@@ -164,9 +166,10 @@ def check_together(leader: LeaderAttachment, ranks: list[RankAttachment]) -> Non
 
 
 def with_layout(identity: Identity, regions: Sequence[Region]) -> Identity:
-    """The leader's identity with what only the ranks know: the meaning of the bytes in their parts."""
+    """The leader's identity with what only the ranks know: what the bytes in their parts mean, and their number."""
     layouts = sorted((region.rank, region.layout, region.part_bytes) for region in regions)
-    return identity.with_field("page_layout", hashlib.sha256(repr(layouts).encode()).hexdigest()[:32])
+    digest = hashlib.sha256(repr(layouts).encode()).hexdigest()[:32]
+    return identity.with_field(page_parts.FIELD, f"{digest} {PageParts.of_regions(regions).to_text()}".strip())
 
 
 def page_geometry(leader: LeaderAttachment, regions: Sequence[Region]) -> PageGeometry:

@@ -17,6 +17,7 @@ from rekindle_plugins.contract.fence import HEADER_BYTES as FENCE_HEADER_BYTES
 
 from rekindle.keeper.attachment import LeaderAttachment
 from rekindle.keeper.backlog import Backlog
+from rekindle.keeper.gate import Gate
 from rekindle.keeper.tally import Tally
 from rekindle.keeper.transfers import Transfers
 
@@ -39,11 +40,13 @@ class Checkpoint:
         on_ring: Callable[[], None],
         on_commit: Callable[[], None],
         may_ask: Callable[[], bool],
+        gate: Gate,
     ) -> None:
         """Args:
         on_ring: called when the engine rings: for pages, or because work has begun.
         on_commit: called before the records of a pump are taken.
         may_ask: whether the engine can still be asked to announce its pages.
+        gate: an operator's pause, which ends with the engine: what it left behind is salvaged.
         """
         self.transfers: Transfers | None = None
         self.generation = leader.generation
@@ -54,6 +57,8 @@ class Checkpoint:
         self._on_ring = on_ring
         self._on_commit = on_commit
         self._may_ask = may_ask
+        self._gate = gate
+        self._is_salvage = False
         self._loop = asyncio.get_running_loop()
         self._is_scheduled = False
         self._backlog = Backlog()
@@ -98,6 +103,17 @@ class Checkpoint:
     def start(self) -> None:
         self._loop.add_reader(self._leader.wake_fd, self._rung)
 
+    def announce_again(self) -> None:
+        """Pages may be missing that the engine still has: it is asked to announce them when there is time for it."""
+        if self.transfers is not None:
+            self.transfers.needs_announce = True
+            self.pump_soon()
+
+    def begin_salvage(self) -> None:
+        """The engine is dead: no more rings, and no pause holds its last pages back."""
+        self._is_salvage = True
+        self.stop()
+
     def stop(self) -> None:
         with contextlib.suppress(ValueError, OSError):
             self._loop.remove_reader(self._leader.wake_fd)
@@ -112,7 +128,7 @@ class Checkpoint:
     def pump(self) -> None:
         self._is_scheduled = False
         transfers = self.transfers
-        if transfers is None or self.is_void:
+        if transfers is None or self.is_void or not (self._gate.is_open or self._is_salvage):
             return
         self._read(transfers)
         transfers.save(self._backlog.take(min(RECORDS_PER_PUMP, MAX_SAVING - transfers.saving)))

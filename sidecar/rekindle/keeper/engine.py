@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from rekindle.keeper.attachment import (
 )
 from rekindle.keeper.checkpoint import Checkpoint
 from rekindle.keeper.engine_status import engine_status, step_age_s
+from rekindle.keeper.gate import Gate
 from rekindle.keeper.hang_watch import HangWatch
 from rekindle.keeper.lane import Lane, LaneSpec
 from rekindle.keeper.peer import Peer
@@ -79,6 +80,7 @@ class Engine:
         reports: Reports,
         salvages: Callable[[], Any],
         on_released: Callable[[Engine], None],
+        gate: Gate,
     ) -> None:
         self.hello = hello
         self.instance = hello.instance
@@ -95,6 +97,7 @@ class Engine:
         self._reports = reports
         self._salvages = salvages
         self._on_released = on_released
+        self._gate = gate
         self._loop = asyncio.get_running_loop()
         self._leader: LeaderAttachment | None = None
         self._ranks: dict[int, RankAttachment] = {}
@@ -170,7 +173,7 @@ class Engine:
             return
         self._watch = watch = HangWatch(self.instance, leader.journal, self._config.hang_timeout_s)
         self._checkpoint = Checkpoint(
-            self.instance, leader, self.tally, watch.wake, self._committed, lambda: self.is_alive
+            self.instance, leader, self.tally, watch.wake, self._committed, lambda: self.is_alive, self._gate
         )
         self._welcome()  # before the copiers' lifelines, which mean nothing to a leader that is not welcomed
         self._happen(Event.ATTACHED)
@@ -279,14 +282,30 @@ class Engine:
             return
         log.warning("event=cache_reset instance=%s", self.instance)
         store.catalog.clear()
-        transfers, checkpoint.transfers = checkpoint.transfers, None
-        for lane in transfers.lanes if transfers is not None else ():
-            await lane.close()
+        await self._let_go()
         if not self.is_alive:
             return
         self._release_store()
         leader.identity = identity = self._with_layout(identity)
         checkpoint.restart(generation)
+        await self._return_to_store(leader, identity, checkpoint)
+
+    async def exchange_store(self, exchange: Callable[[], Awaitable[None]]) -> None:
+        """Lets go of the store while `exchange` puts another one of the same identity in its place."""
+        async with self._resetting:
+            leader, checkpoint = self._leader, self._checkpoint
+            if leader is None or checkpoint is None or not self.is_alive:
+                return await exchange()
+            await self._let_go()
+            self._release_store()
+            try:
+                await exchange()
+            finally:
+                if self.is_alive:
+                    await self._return_to_store(leader, leader.identity, checkpoint)
+
+    async def _return_to_store(self, leader: LeaderAttachment, identity: Identity, checkpoint: Checkpoint) -> None:
+        """The store of `identity`, copiers on it, and a welcome; or a refusal."""
         try:
             self.store = await self._stores.acquire(identity, self._page_geometry(leader))
         except RekindleError as error:
@@ -395,6 +414,24 @@ class Engine:
         self.note = f"a copier was lost: {reason}"[:400]
         self.tally.copier_crashes += 1
 
+    @property
+    def page_count(self) -> int:
+        return self._leader.page_count if self._leader is not None else 0
+
+    @property
+    def pending(self) -> int:
+        """Pages committed and not yet copied."""
+        return self._checkpoint.pending if self._checkpoint is not None and not self._released else 0
+
+    def pump_soon(self) -> None:
+        """An operator's pause is over."""
+        if self._checkpoint is not None:
+            self._checkpoint.pump_soon()
+
+    def announce_again(self) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.announce_again()
+
     # -- the end -----------------------------------------------------------------------------------------------
 
     def peer_closed(self, peer: Peer, reason: str) -> None:
@@ -419,7 +456,7 @@ class Engine:
         before, committed, unsaved = self.tally.checkpointed, self.tally.committed, 0
         try:
             if checkpoint is not None:
-                checkpoint.stop()
+                checkpoint.begin_salvage()
                 unsaved = await salvage(checkpoint, self._lost_at, self._salvage_budget_s)
             if checkpoint is not None and store is not None and checkpoint.is_void:
                 log.warning("event=cache_reset instance=%s at=death", self.instance)

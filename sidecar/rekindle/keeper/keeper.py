@@ -16,14 +16,16 @@ import time
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
-from rekindle_plugins.contract.errors import ProtocolError, RekindleError, StoreError
+from rekindle_plugins.contract.errors import ProtocolError, RekindleError, StoreError, UnavailableError
 from rekindle_plugins.contract.wire import Message, check_peer
 
 from rekindle.backends import Backends
 from rekindle.config import Config
 from rekindle.keeper.attachment import Hello, LeaderAttachment, RankAttachment
 from rekindle.keeper.engine import Engine, EngineConfig
+from rekindle.keeper.gate import Gate
 from rekindle.keeper.ledger import Ledger, backend_totals, copier_totals, summed
+from rekindle.keeper.operator import Operator
 from rekindle.keeper.peer import Peer
 from rekindle.keeper.reports import Reports
 from rekindle.keeper.stores import Stores
@@ -61,6 +63,8 @@ class Keeper:
         self._suspects: Suspects | None = None
         self._reports = Reports(config.run_dir)
         self._ledger = Ledger()
+        self._gate = Gate()
+        self._operator: Operator | None = None
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -70,6 +74,10 @@ class Keeper:
         self._stores = Stores(await self._open_store())
         self._suspects = Suspects(self.config.store_dir)
         await self._stores.open_latest()
+        self._operator = operator = Operator.of(
+            self._stores, self.backends, self._reports, self._gate, lambda: [*self._engines.values(), *self._dying]
+        )
+        operator.events.start()
         path = self.config.run_dir / "attach.sock"
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
@@ -94,8 +102,11 @@ class Keeper:
             peer.close("the sidecar is stopping")
         await asyncio.gather(*(engine.stop() for engine in [*self._engines.values(), *self._dying]))
         if self._stores is not None:
-            self._stores.close()
+            await self._stores.close()
             self._stores = None
+        if self._operator is not None:
+            self._operator.close()
+            self._operator = None
         if self._run_lock is not None:
             os.close(self._run_lock)
             self._run_lock = None
@@ -147,6 +158,7 @@ class Keeper:
                 pid = check_peer(sock, self.config.allow_uids)
                 if len(self._strangers) + len(self._owners) >= MAX_PEERS:
                     raise ProtocolError("attach", f"process {pid}", f"there are {MAX_PEERS} connections already")
+                self._gate.check_admission(f"process {pid}")
             except RekindleError as error:
                 Peer(sock, 0, lambda _, __: None, lambda _, __: None, self._count_refusal).refuse(error)
                 continue
@@ -216,6 +228,7 @@ class Keeper:
                 self._reports,
                 self._quiet.wait,
                 self._engine_released,
+                self._gate,
             )
             self._engines[instance] = engine
         for what, ours, theirs in (
@@ -252,6 +265,13 @@ class Keeper:
 
     # -- status ------------------------------------------------------------------------------------------------
 
+    @property
+    def operator(self) -> Operator:
+        """What an operator may do. Raises UnavailableError while nothing is open."""
+        if self._operator is None:
+            raise UnavailableError("use", "the sidecar", "it is starting, or stopping", "try again in a moment")
+        return self._operator
+
     def status(self) -> KeeperStatus:
         engines = [*self._engines.values(), *self._dying]
         whole = summed(self._tallies().values())
@@ -259,6 +279,7 @@ class Keeper:
             version=_version(),
             uptime_s=time.monotonic() - self._started,
             ready=self._listener is not None,
+            mode=self._gate.mode.value,
             engines=tuple(engine.status() for engine in engines),
             stores=self._store_statuses(),
             last_recovery=self._reports.last,

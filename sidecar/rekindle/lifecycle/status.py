@@ -112,6 +112,18 @@ class StoreStatus:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that happened, as it was logged."""
+
+    number: int
+    """Counted since the sidecar started; a gap is what a watcher has missed."""
+    time_unix: float
+    level: str
+    name: str
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
 class KeeperStatus:
     version: str
     uptime_s: float
@@ -126,6 +138,8 @@ class KeeperStatus:
     bytes_restored: int
     restarts: int = 0
     """Engines that came after one of the same identity had died under this sidecar."""
+    mode: str = "serving"
+    """What an operator has told it to do: serving, paused, draining."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -205,6 +205,17 @@ class Arena:
         return column
 
     @property
+    def token_counts(self) -> U32:
+        """(slot_count,) tokens of each record."""
+        column: U32 = self._table["token_count"]
+        return column
+
+    @property
+    def generation(self) -> int:
+        """How often everything was cleared: who saw another number has seen other pages."""
+        return self._generation
+
+    @property
     def commits(self) -> U64:
         """(slot_count,) commit words; 0 = free."""
         return self._column("commit")

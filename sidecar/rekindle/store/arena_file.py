@@ -29,6 +29,7 @@ Step = Callable[[str], None]
 """Called with a name between every two steps that change an arena; tests kill the process in it."""
 
 UNFINISHED_SUFFIX = ".new"
+RESIZING_SUFFIX = ".resizing"
 _RESERVE_CHUNK_BYTES = 1 << 30
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_SPACE_HINT = "lower store_size, or give the store's volume and the container's memory limit more room"
@@ -195,7 +196,8 @@ def restore_length(fd: int, geometry: ArenaGeometry, path: Path, log: OpenLog) -
 
 
 def discard_unfinished(directory: Path, log: OpenLog) -> None:
-    """Remove what a killed ``create_file`` left behind."""
-    for leftover in directory.glob(f"*.arena{UNFINISHED_SUFFIX}"):
+    """Remove what a killed ``create_file`` or ``rebuild`` left behind."""
+    patterns = (f"*.arena{UNFINISHED_SUFFIX}", f"*.arena{RESIZING_SUFFIX}*")
+    for leftover in [path for pattern in patterns for path in directory.glob(pattern)]:
         leftover.unlink(missing_ok=True)
         log.note(f"{leftover.name} was deleted: an arena that was never finished")

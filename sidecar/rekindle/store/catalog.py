@@ -16,6 +16,7 @@ Invariants, checked by ``check.find_violations`` and kept across a SIGKILL at an
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
@@ -29,6 +30,7 @@ from rekindle.store.family import NO_SLOT, Family
 from rekindle.store.index import PageIndex
 from rekindle.store.page import (
     CHECKSUM_BYTES,
+    I64,
     KEY_BYTES,
     ROOT_PARENT,
     U16,
@@ -46,7 +48,7 @@ from rekindle.store.report import OpenLog
 from rekindle.store.restore_order import restore_order
 from rekindle.store.slot_table import SlotEvent, SlotState, SlotTable
 
-_TICK_MAX = 1 << 62  # no store is used that often: a larger tick is decayed memory
+_TICK_MAX = 1 << 62  # nanoseconds of the year 2116: a larger tick is decayed memory
 _INDEXED = (SlotState.CLAIMED, SlotState.STORED)
 
 
@@ -118,6 +120,10 @@ class Catalog:
     def children(self, slot: Slot) -> Iterator[Slot]:
         """The slots of a page's children, stored and claimed."""
         return self._family.children(slot)
+
+    def stored_slots(self) -> I64:
+        """The slots of all stored pages, ascending."""
+        return np.flatnonzero(self._slots.of_state(SlotState.STORED))
 
     def leaves(self) -> list[Slot]:
         """Stored pages that have no child, stored or claimed; ascending. A few ms for a million slots."""
@@ -266,6 +272,25 @@ class Catalog:
         self._dropped_total += dropped
         return dropped
 
+    def evict(self, slot: Slot) -> None:
+        """A stored page leaves at an operator's wish.
+
+        Raises:
+            StoreError: the slot is not stored, or invariant 4 keeps the page; nothing has changed.
+        """
+        self._require(slot, "evict", SlotState.STORED)
+        if not self._is_evictable(slot):
+            why = "pinned" if self._pinned_items[slot] else "held" if self._hold_items[slot] else "a parent"
+            raise StoreError("evict", f"slot {slot}", f"it is {why}")
+        self._evict(slot)
+
+    def evict_oldest(self) -> Slot | None:
+        """The least recently used page that may leave does. Returns its slot, or None where no page may leave."""
+        victim = self._eviction.pop()
+        if victim is not None:
+            self._evict(victim)
+        return victim
+
     def clear(self) -> int:
         """Every page leaves at once, even under a kill; claims are withdrawn. Returns how many left.
 
@@ -374,7 +399,8 @@ class Catalog:
         raise StoreError("claim", f"page {key.hex()[:16]}", problem)
 
     def _use(self, slot: Slot) -> None:
-        self._tick += 1
+        # The wall clock, so that a use can be told as a time, even after a restart; never back, so that it orders uses.
+        self._tick = max(self._tick + 1, time.time_ns())
         self._last_use_items[slot] = self._tick
         self.arena.set_last_use(slot, self._tick)
 
@@ -383,16 +409,18 @@ class Catalog:
         if self._slots.next_free() is None:
             if ancestor is not None:
                 self._hold_items[ancestor] += 1
-            victim = self._eviction.pop()
+            victim = self.evict_oldest()
             if ancestor is not None:
                 self._hold_items[ancestor] -= 1
                 # The search may have passed it over; without a child it is a candidate again.
                 self._eviction.offer(ancestor)
             if victim is None:
                 return None
-            self._offer_parent_after(victim, self._remove)
-            self._evicted_total += 1
         return self._slots.next_free()
+
+    def _evict(self, slot: Slot) -> None:
+        self._offer_parent_after(slot, self._remove)
+        self._evicted_total += 1
 
     def _is_evictable(self, slot: int) -> bool:
         return (

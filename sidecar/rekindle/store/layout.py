@@ -134,6 +134,7 @@ class PageGeometry:
             ("key", "(4,)<u8", 24),
             ("parent", "(4,)<u8", 56),
             ("group", "<u2", 88),
+            ("token_count", "<u4", 92),
         ]
         names, formats, offsets = zip(*fields, strict=True)
         return np.dtype(

@@ -60,7 +60,7 @@ class PageEntry:
     """One stored or claimed page as its record tells it; ``checksums`` is empty while claimed.
 
     ``checksums`` holds one 16-byte XXH3-128 digest per rank, ``last_use`` a tick of the catalog's own
-    clock (larger is later, no unit).
+    clock: nanoseconds since 1970 as the wall clock had them, and always later than any use before.
     """
 
     slot: Slot

@@ -88,6 +88,7 @@ STATUS = KeeperStatus(
     bytes_checkpointed=5 << 30,
     bytes_restored=3 << 20,
     restarts=3,
+    mode="paused",
 )
 TOTALS = Totals(
     backends={

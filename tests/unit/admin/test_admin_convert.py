@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 from rekindle.admin import convert
 from rekindle.admin.v1 import admin_pb2 as pb
+from rekindle.lifecycle import inventory, progress
+from rekindle.lifecycle import status as status_module
 from rekindle.lifecycle.machine import State
-from rekindle.lifecycle.status import EngineStatus, KeeperStatus, PageCounters, RecoveryReport, StoreStatus
+from rekindle.lifecycle.status import KeeperStatus
 from status_samples import EMPTY, ENGINE, RECOVERY, STATUS
 
 
@@ -39,7 +41,35 @@ def test_a_state_that_is_not_known_reads_unspecified() -> None:
     assert convert.from_proto(message).engines[0].state == "unspecified"
 
 
-@pytest.mark.parametrize("kind", [KeeperStatus, EngineStatus, PageCounters, RecoveryReport, StoreStatus])
+EVERY_KIND = [
+    value
+    for module in (status_module, inventory, progress)
+    for value in vars(module).values()
+    if isinstance(value, type) and is_dataclass(value) and value.__module__ == module.__name__
+]
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_values_and_messages_have_the_same_fields(kind: type) -> None:
     message = pb.DESCRIPTOR.message_types_by_name[kind.__name__]
-    assert [field.name for field in fields(kind)] == [field.name for field in message.fields]
+    assert {field.name for field in fields(kind)} == {field.name for field in message.fields}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        progress.Verification(3, 4, (progress.DamagedPage("ab", "cd", 1, (0, 2)),), 1, 2, 0.5),
+        progress.RestorePlan("ab", 1, 2, 3, {"checksum": 4}, ("model: …",), 0.25),
+        inventory.PageDetail(
+            inventory.Page("ab", "00", "cd", 1, 2, 3, 4, 5.5, True, 6, True), ("ef", "01"), (1,), (7, 8)
+        ),
+        inventory.Session("ab", "abcd", "ef", 1, 2, 3, 4.5, True, 5, (1, 2)),
+        inventory.Plugin("nano", "here", False, problem="no"),
+        status_module.Event(1, 2.5, "info", "mode", {"to": "paused"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_answer_survives_the_wire(value: object) -> None:
+    wire = convert.message_of(value).SerializeToString()
+    message = getattr(pb, type(value).__name__).FromString(wire)
+    assert convert.value_of(type(value), message) == value

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from rekindle.admin import failure
@@ -173,8 +174,29 @@ def test_reflection_lists_the_services_and_describes_ours(path: Path) -> None:
         return names, next(file for file in files if file.name == "rekindle/admin/v1/admin.proto")
 
     names, described = with_server(FakeSource(), path, use)
-    assert names == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
-    assert [method.name for method in described.service[0].method] == ["GetStatus"]
+    standard = {"grpc.health.v1.Health", "grpc.channelz.v1.Channelz", "grpc.reflection.v1alpha.ServerReflection"}
+    assert names == {SERVICE} | standard
+    assert "GetStatus" in [method.name for method in described.service[0].method]
+
+
+def test_channelz_tells_of_our_server(path: Path) -> None:
+    async def use(_: AdminServer) -> int:
+        async with grpc.aio.insecure_channel(target(path)) as channel:
+            stub = channelz_pb2_grpc.ChannelzStub(channel)
+            return len((await stub.GetServers(channelz_pb2.GetServersRequest())).server)
+
+    assert with_server(FakeSource(), path, use) >= 1
+
+
+def test_a_stream_that_fails_tells_why_as_any_other_verb_does(path: Path) -> None:
+    def look() -> RekindleError:
+        with AdminClient(path) as client, pytest.raises(RekindleError) as caught:
+            list(client.verify())
+        return caught.value
+
+    error = with_server(FakeSource(), path, lambda _: asyncio.to_thread(look))
+    assert error.code == "internal", "a stand-in has no operator, which is a bug"
+    assert "AttributeError" in str(error)
 
 
 def test_stopping_twice_is_fine(path: Path) -> None:

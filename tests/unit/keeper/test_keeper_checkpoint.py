@@ -16,6 +16,7 @@ from rekindle.keeper import backlog
 from rekindle.keeper import checkpoint as checkpoint_module
 from rekindle.keeper.attachment import LeaderAttachment
 from rekindle.keeper.checkpoint import MAX_SAVING, Checkpoint
+from rekindle.keeper.gate import Gate
 from rekindle.keeper.tally import Tally
 from rekindle.keeper.transfers import Transfers
 from rekindle.store import PageGeometry, Store
@@ -84,7 +85,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         leader = LeaderAttachment(None, identity, 0, [], PAGES, (2,), reader, fence, wake_fd)  # type: ignore[arg-type]
         tally, lane = Tally(), RememberingLane()
         transfers = Transfers(opened.catalog, [64], tally, lambda _, __: None, lanes=[lane])  # type: ignore[list-item]
-        checkpoint = Checkpoint("engine", leader, tally, lambda: None, lambda: False)
+        checkpoint = Checkpoint("engine", leader, tally, lambda: None, lambda: False, Gate())
         checkpoint.transfers = transfers
         yield Scene(journal, fence, checkpoint, transfers, lane, tally)
         checkpoint.close()

@@ -170,7 +170,7 @@ def test_a_copied_record_does_not_count_in_another_slot(tmp_path: Path) -> None:
 def test_of_two_records_of_one_page_the_more_recently_used_is_kept(tmp_path: Path) -> None:
     arena, catalog, _ = open_arena(tmp_path)
     first = catalog.entry(store_chain(catalog, *"abcd")[0])
-    fields = {**first.__dict__, "slot": 6, "last_use": 99}
+    fields = {**first.__dict__, "slot": 6, "last_use": first.last_use + 99}
     arena.write_record(type(first)(**fields))
     arena.close()
     _, catalog, report = open_arena(tmp_path)

@@ -39,6 +39,111 @@ class AdminServiceStub:
                 request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/rekindle.admin.v1.AdminService/WatchEvents',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
+        self.ListEngines = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/ListEngines',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListEnginesRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListEnginesResponse.FromString,
+                _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/ListSessions',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.GetSession = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/GetSession',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetSessionResponse.FromString,
+                _registered_method=True)
+        self.ListPages = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/ListPages',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPagesRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPagesResponse.FromString,
+                _registered_method=True)
+        self.InspectPage = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/InspectPage',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.InspectPageRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.InspectPageResponse.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/Pin',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.PinRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.PinResponse.FromString,
+                _registered_method=True)
+        self.Unpin = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/Unpin',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.UnpinRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.UnpinResponse.FromString,
+                _registered_method=True)
+        self.Evict = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/Evict',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.EvictRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.EvictResponse.FromString,
+                _registered_method=True)
+        self.Checkpoint = channel.unary_stream(
+                '/rekindle.admin.v1.AdminService/Checkpoint',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.CheckpointRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.CheckpointResponse.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/Pause',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.PauseRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/Resume',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ResumeResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_stream(
+                '/rekindle.admin.v1.AdminService/Drain',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_stream(
+                '/rekindle.admin.v1.AdminService/Restore',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.RestoreResponse.FromString,
+                _registered_method=True)
+        self.Verify = channel.unary_stream(
+                '/rekindle.admin.v1.AdminService/Verify',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.VerifyResponse.FromString,
+                _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/rekindle.admin.v1.AdminService/Export',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ExportRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ExportResponse.FromString,
+                _registered_method=True)
+        self.Import = channel.unary_stream(
+                '/rekindle.admin.v1.AdminService/Import',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ImportRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ImportResponse.FromString,
+                _registered_method=True)
+        self.ResizeStore = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/ResizeStore',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ResizeStoreRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ResizeStoreResponse.FromString,
+                _registered_method=True)
+        self.ListPlugins = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/ListPlugins',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPluginsRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPluginsResponse.FromString,
+                _registered_method=True)
+        self.GetRecoveryReport = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/GetRecoveryReport',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetRecoveryReportRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetRecoveryReportResponse.FromString,
+                _registered_method=True)
+        self.SetLogLevel = channel.unary_unary(
+                '/rekindle.admin.v1.AdminService/SetLogLevel',
+                request_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.SetLogLevelRequest.SerializeToString,
+                response_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.SetLogLevelResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -51,6 +156,146 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """What happens, as it happens, until the client hangs up. A slow reader loses events, which are counted for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEngines(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """Conversations that the store could give back, the most recently used first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSession(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPages(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InspectPage(self, request, context):
+        """One page, its bytes looked at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """Keeps pages from being evicted, also over restarts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unpin(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Evict(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Checkpoint(self, request, context):
+        """Waits until no committed page is left to be copied.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Holds checkpointing back until Resume, for the whole sidecar. Not kept over a restart.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Ends a pause or a drain.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Takes no further engine, and waits until everything committed is stored. The drain outlives the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """What an engine that starts now would get back. Without dry_run it is refused: pages go into an engine when it
+        starts, and when a request asks for them; nothing can be pushed into one that runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Reads every page and compares its checksum. Damaged ones leave the store, unless it is only to be told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """Writes a file on the sidecar's own file system (see rekindle.keeper.export_format). It appears when it is complete.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Import(self, request, context):
+        """Reads such a file. Nothing of it is visible before all of it has been verified and copied.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResizeStore(self, request, context):
+        """Gives an identity's pages another amount of memory. Lasts until a restart: change store_size as well.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPlugins(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRecoveryReport(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLogLevel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +303,111 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetStatusRequest.FromString,
                     response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.WatchEventsRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'ListEngines': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEngines,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListEnginesRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListEnginesResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListSessionsRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'GetSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSession,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetSessionRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetSessionResponse.SerializeToString,
+            ),
+            'ListPages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPages,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPagesRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPagesResponse.SerializeToString,
+            ),
+            'InspectPage': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectPage,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.InspectPageRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.InspectPageResponse.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.PinRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.PinResponse.SerializeToString,
+            ),
+            'Unpin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unpin,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.UnpinRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.UnpinResponse.SerializeToString,
+            ),
+            'Evict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Evict,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.EvictRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.EvictResponse.SerializeToString,
+            ),
+            'Checkpoint': grpc.unary_stream_rpc_method_handler(
+                    servicer.Checkpoint,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.CheckpointRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.CheckpointResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.PauseRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ResumeRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ResumeResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_stream_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
+            ),
+            'Restore': grpc.unary_stream_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.RestoreRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.RestoreResponse.SerializeToString,
+            ),
+            'Verify': grpc.unary_stream_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.VerifyRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.VerifyResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ExportRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ExportResponse.SerializeToString,
+            ),
+            'Import': grpc.unary_stream_rpc_method_handler(
+                    servicer.Import,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ImportRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ImportResponse.SerializeToString,
+            ),
+            'ResizeStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResizeStore,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ResizeStoreRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ResizeStoreResponse.SerializeToString,
+            ),
+            'ListPlugins': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlugins,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPluginsRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPluginsResponse.SerializeToString,
+            ),
+            'GetRecoveryReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRecoveryReport,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetRecoveryReportRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.GetRecoveryReportResponse.SerializeToString,
+            ),
+            'SetLogLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLogLevel,
+                    request_deserializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.SetLogLevelRequest.FromString,
+                    response_serializer=rekindle_dot_admin_dot_v1_dot_admin__pb2.SetLogLevelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +437,573 @@ class AdminService:
             '/rekindle.admin.v1.AdminService/GetStatus',
             rekindle_dot_admin_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
             rekindle_dot_admin_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/WatchEvents',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.WatchEventsRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEngines(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/ListEngines',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ListEnginesRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ListEnginesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/ListSessions',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ListSessionsRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/GetSession',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.GetSessionRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.GetSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/ListPages',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPagesRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectPage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/InspectPage',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.InspectPageRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.InspectPageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Pin',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.PinRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.PinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unpin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Unpin',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.UnpinRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.UnpinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Evict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Evict',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.EvictRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.EvictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Checkpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Checkpoint',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.CheckpointRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.CheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Pause',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.PauseRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Resume',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ResumeRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Drain',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Restore',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.RestoreRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.RestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Verify',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Export',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ExportRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Import(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/Import',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ImportRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ImportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResizeStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/ResizeStore',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ResizeStoreRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ResizeStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlugins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/ListPlugins',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPluginsRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.ListPluginsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecoveryReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/GetRecoveryReport',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.GetRecoveryReportRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.GetRecoveryReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLogLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rekindle.admin.v1.AdminService/SetLogLevel',
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.SetLogLevelRequest.SerializeToString,
+            rekindle_dot_admin_dot_v1_dot_admin__pb2.SetLogLevelResponse.FromString,
             options,
             channel_credentials,
             insecure,

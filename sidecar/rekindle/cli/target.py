@@ -1,0 +1,76 @@
+"""Which sidecar a command speaks to, and for how long it waits: the options that all of them have."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rekindle.admin.client import AdminClient
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Target(NamedTuple):
+    """Where the sidecar is."""
+
+    socket: Path | None
+    run_dir: Path | None
+    timeout_s: float | None
+
+    def path(self) -> Path:
+        """The nearest word counts: a flag before the environment, a socket before a folder. Raises ConfigError."""
+        if self.socket is not None:
+            return self.socket
+        if self.run_dir is None and os.environ.get("REKINDLE_SOCKET"):
+            return Path(os.environ["REKINDLE_SOCKET"])
+        from rekindle.config import load
+
+        return load({"run_dir": self.run_dir}, os.environ).config.admin_socket
+
+    @contextmanager
+    def client(self) -> Iterator[AdminClient]:
+        """A connection for as long as it is used."""
+        from rekindle.admin.client import LONG_S, AdminClient
+
+        with AdminClient(self.path(), self.timeout_s or 5.0, self.timeout_s or LONG_S) as client:
+            yield client
+
+
+def target_options(command: Decorated) -> Decorated:
+    """Adds ``--socket``, ``--run-dir`` and ``--timeout``; they arrive together as the argument ``target``."""
+    import functools
+
+    @functools.wraps(command)
+    def gathered(*args: Any, socket: Path | None, run_dir: Path | None, timeout_s: float | None, **rest: Any) -> Any:
+        return command(*args, target=Target(socket, run_dir, timeout_s), **rest)
+
+    path = click.Path(path_type=Path)
+    timeout_help = "Seconds to wait. Default: 5, and hours for what reads the whole store."
+    for option in (
+        click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), help=timeout_help),
+        click.option("--run-dir", type=path, help="Else admin.sock in here. Default: as serve's."),
+        click.option("--socket", type=path, help="The admin socket. Default: $REKINDLE_SOCKET."),
+    ):
+        gathered = option(gathered)
+    return gathered  # type: ignore[return-value]  # it has the same arguments, but for those three
+
+
+def yes_option(command: Decorated) -> Decorated:
+    """Adds ``--yes``; for commands that take something away."""
+    return click.option("-y", "--yes", is_flag=True, help="Do not ask. Needed where nobody can be asked.")(command)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Asks on a terminal. Elsewhere only ``--yes`` will do: exits 2 without it, and 1 when the answer is no."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError(f"{question} Nobody can be asked here: say --yes.")
+    click.confirm(question, abort=True, err=True)
