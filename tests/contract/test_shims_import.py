@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-MODULES = ["rekindle_plugins.contract", "rekindle_plugins.client", "rekindle_plugins.nano"]
+MODULES = ["rekindle_plugins.contract", "rekindle_plugins.client", "rekindle_plugins.nano", "rekindle_plugins.openai"]
 PROBE = """
 import json, sys
 sys.path.append({plugins!r})

@@ -5,6 +5,17 @@ Both halves import it; it imports neither.
 """
 
 from rekindle_plugins.contract.adapter import Adapter, Health, Launch, Wired
+from rekindle_plugins.contract.dialect import (
+    Conversation,
+    Dialect,
+    EngineAnswer,
+    EngineRequest,
+    NotResumableError,
+    Resumption,
+    Taken,
+    Turn,
+    Way,
+)
 from rekindle_plugins.contract.errors import (
     ConfigError,
     DeviceError,
@@ -34,8 +45,12 @@ __all__ = [
     "Capability",
     "Channel",
     "ConfigError",
+    "Conversation",
     "DeviceBuffer",
     "DeviceError",
+    "Dialect",
+    "EngineAnswer",
+    "EngineRequest",
     "Fence",
     "GeometryError",
     "GroupGeometry",
@@ -47,6 +62,7 @@ __all__ = [
     "Launch",
     "Message",
     "Mismatch",
+    "NotResumableError",
     "PeerRefusedError",
     "PluginInfo",
     "Presence",
@@ -55,12 +71,16 @@ __all__ = [
     "RecordError",
     "Region",
     "RekindleError",
+    "Resumption",
     "Run",
     "Stage",
     "Stages",
     "StoreError",
     "StoreFullError",
+    "Taken",
+    "Turn",
     "UnavailableError",
     "VersionError",
+    "Way",
     "Wired",
 ]

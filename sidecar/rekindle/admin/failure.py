@@ -70,6 +70,7 @@ OUTSIDE: Mapping[str, Outside] = {
     "config": Outside("INVALID_ARGUMENT", Exit.USAGE),
     "unavailable": Outside("UNAVAILABLE", Exit.UNREACHABLE),
     "device": Outside("FAILED_PRECONDITION", Exit.DEGRADED),
+    "not_resumable": Outside("ABORTED", Exit.DEGRADED),
 }
 
 # The classes an error can come back as; any other code comes back as RekindleError with that code.
