@@ -24,6 +24,9 @@ PLUGIN = "rekindle_plugins.nano:connect"
 class NanoEngine:
     """Keeps its settings over any number of starts, each of which is a fresh engine. `settings`: its flags."""
 
+    program: Sequence[str] = ("-m", "nano_engine")
+    """What Python is told to run."""
+
     def __init__(self, name: str, directory: Path, run_dir: Path, plugin: bool = True, **settings: int) -> None:
         self.settings = {"pages": 256, "page_tokens": 16} | settings
         self._run_dir = run_dir
@@ -37,7 +40,7 @@ class NanoEngine:
         self.sessions: list[Process] = []
 
     def start(self, wait: bool = True) -> None:
-        argv = [sys.executable, "-m", "nano_engine", "--port", "0"]
+        argv = [sys.executable, *self.program, "--port", "0"]
         argv += [part for name, value in self.settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         argv += ["--plugin", PLUGIN] if self._plugin else []
         environ = {name: value for name, value in os.environ.items() if not name.startswith("REKINDLE_")}
