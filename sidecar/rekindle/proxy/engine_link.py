@@ -65,6 +65,10 @@ class EngineLink:
         """The engine that is there, in doubt or not; None while it is away."""
         return self._engine
 
+    def is_sound(self, engine: Engine) -> bool:
+        """Whether that life of it is there, and nobody's connection to it has broken."""
+        return self._engine is engine and (self._task is None or self._task.done())
+
     def url(self, raw_path: str) -> URL:
         """``raw_path`` as the client wrote it: nothing in it is decoded or put in order."""
         return URL(self._base + raw_path, encoded=True)
@@ -81,7 +85,7 @@ class EngineLink:
 
     def lost(self, engine: Engine, problem: str) -> None:
         """A connection to that life of it broke. Told by everybody who had one; the first one counts."""
-        if self._engine is engine and (self._task is None or self._task.done()):
+        if self.is_sound(engine):
             LOG.warning("connection to the engine lost", extra={"generation": engine.generation, "problem": problem})
             self._task = asyncio.create_task(self._doubt(engine), name="engine-doubt")
 

@@ -110,46 +110,58 @@ class Exchange:
             self._shared.wake_suspects()
 
     async def _run(self, engine: Engine) -> None:
-        call: EngineRequest | None = self._conversation.request()
+        call = self._conversation.request()
         deaths = 0
         while True:
-            assert call is not None
             broken: Engine | None = None
+            engine = await self._when_it_may_go(engine)
+            # What happens to an engine whose death somebody else has told of is not this request's doing.
+            was_sound = self._shared.link.is_sound(engine)
             try:
-                await self._when_it_may_go()
                 await self._attempt(engine, call)
                 return
             except EngineGoneError as gone:
                 broken = engine
                 self._shared.link.lost(engine, str(gone))
-                if gone.sent:
+                if gone.sent and was_sound:
                     deaths += 1
                     self._judge(deaths)
                 if await self._was_all():
                     return
             except LedNowhereError as error:
                 self._conversation.refuse(str(error))
+            self._shared.suspects.stopped(self._id)
+            self._shared.wake_suspects()
             engine = await self._next_engine(broken)
-            assert engine.dialect is not None
-            resumption = self._conversation.resume(engine.dialect)
-            self._way, call = resumption.way, resumption.request
-            LOG.info(
-                "answer resumed",
-                extra={"way": self._way.value, "tokens": self._conversation.token_count, "why": resumption.reason},
-            )
-            if self._way is Way.IMPOSSIBLE:
-                message = f"the engine died, and this answer cannot be continued exactly: {resumption.reason}"
-                raise FailedError(NOT_RESUMABLE, message, 502)
-            self._shared.counts.resumed[self._way.value] += 1
+            call = self._resume(engine, deaths)
+
+    def _resume(self, engine: Engine, deaths: int) -> EngineRequest:
+        assert engine.dialect is not None
+        resumption = self._conversation.resume(engine.dialect)
+        self._way = resumption.way
+        LOG.info(
+            "answer resumed",
+            extra={"way": self._way.value, "tokens": self._conversation.token_count, "why": resumption.reason},
+        )
+        if resumption.request is None:
+            before = "the engine died, and this answer cannot be continued exactly: " if deaths else ""
+            raise FailedError(NOT_RESUMABLE, before + resumption.reason, 502)
+        self._shared.counts.resumed[self._way.value] += 1
+        return resumption.request
 
     # -- when --------------------------------------------------------------------------------------------------
 
-    async def _when_it_may_go(self) -> None:
+    async def _when_it_may_go(self, engine: Engine) -> Engine:
+        """Returns when no other suspect is in flight, with the engine that is there then."""
         shared = self._shared
         deadline_s = time.monotonic() + shared.limits.wait_s
         while not shared.suspects.may_go(self._id):
             await self._breathe(shared.suspects_moved.wait, deadline_s)
+            if not shared.link.is_sound(engine):
+                # It went with the suspect that we waited for.
+                engine = await self._next_engine(engine)
         shared.suspects.went(self._id, self._conversation.token_count)
+        return engine
 
     async def _next_engine(self, broken: Engine | None) -> Engine:
         """An engine with a dialect, another life than the broken one. The client hears of us meanwhile."""
@@ -175,7 +187,6 @@ class Exchange:
 
     def _judge(self, deaths: int) -> None:
         verdict = self._shared.suspects.died(self._id, self._conversation.token_count)
-        self._shared.wake_suspects()
         if verdict is Verdict.CONVICTED or deaths >= self._shared.limits.attempts:
             message = f"the engine died {deaths} times under this request, and it is not sent again"
             raise FailedError(POISON, message, 500)

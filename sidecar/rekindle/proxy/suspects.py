@@ -73,6 +73,10 @@ class Suspects:
             return was_suspect
         return False
 
+    def stopped(self, request: int) -> None:
+        """The attempt is over, and tells nothing about the request."""
+        self._records[request].in_flight = False
+
     def died(self, request: int, tokens: int) -> Verdict:
         """The engine died under the attempt that ``went`` began."""
         record = self._records[request]
