@@ -18,4 +18,5 @@ CHAOS_KILLS, CHAOS_SEED = 200, 20_24
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Here and not beside the chaos test, so that `pytest tests --kills 5` knows them, too."""
     parser.addoption("--kills", type=int, default=CHAOS_KILLS, help="how many SIGKILLs the chaos test sends")
+    parser.addoption("--stream-kills", type=int, default=20, help="how many SIGKILLs the streams have to live through")
     parser.addoption("--chaos-seed", type=int, default=CHAOS_SEED, help="decides who is killed when")

@@ -43,6 +43,13 @@ class HttpAddress(NamedTuple):
 DEFAULT_HTTP = HttpAddress("127.0.0.1", 9470)
 
 
+class ProxyRoute(NamedTuple):
+    """Where the stream proxy listens, and the engine's address behind it (``http://host:port``)."""
+
+    listen: HttpAddress
+    engine_url: str
+
+
 @dataclass(frozen=True)
 class Config:
     """What one sidecar runs with. ``http`` is None where HTTP is switched off."""
@@ -60,6 +67,9 @@ class Config:
     hang_timeout_s: float = 30.0
     """The least time that an engine may have work and make no step before it counts as hung; 0: it never does."""
     allow_uids: frozenset[int] = field(default_factory=lambda: frozenset({os.geteuid()}))
+    proxy: ProxyRoute | None = None
+    """None: no stream proxy."""
+    proxy_wait_s: float = 300.0
     plugin_dirs: tuple[Path, ...] = ()
     """Directories with one folder a plugin; of two plugins of one name the later one wins."""
     log_level: str = "info"
@@ -123,6 +133,21 @@ def parse_http(value: object) -> HttpAddress | None:
     if match is None or int(match[3]) > 65535:
         raise ValueError("is not host:port (port 0 to 65535), or off")
     return HttpAddress(match[1] or match[2] or DEFAULT_HTTP.host, int(match[3]))
+
+
+def parse_proxy(value: object) -> ProxyRoute | None:
+    """``LISTEN=ENGINE_URL``, as ``0.0.0.0:8001=http://127.0.0.1:8000``, or ``off``."""
+    text = str(value).strip()
+    if value is False or text.lower() == "off":
+        return None
+    listen, equals, url = text.partition("=")
+    match = re.fullmatch(r"http://(?:\[[0-9a-fA-F:.%\w]+\]|[^\s:/?#@\[\]]+)(?::(\d{1,5}))?/?", url)
+    if not equals or match is None or int(match[1] or 80) > 65535:
+        raise ValueError("is not LISTEN=ENGINE_URL, such as 0.0.0.0:8001=http://127.0.0.1:8000, or off")
+    address = parse_http(listen)
+    if address is None:
+        raise ValueError("does not say where to listen: host:port=http://…")
+    return ProxyRoute(address, url.rstrip("/"))
 
 
 def _parse_path(value: object) -> Path:
@@ -191,6 +216,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("copy_bandwidth", "copy_bandwidth", parse_bandwidth, "Cap on checkpointing, bytes/s. Default: none."),
     Setting("hang_timeout", "hang_timeout_s", parse_duration, "Work without a step: a hang. 0: off. Default: 30s."),
     Setting("allow_uids", "allow_uids", _parse_uids, "User ids that may attach, comma separated. Default: our own."),
+    Setting(
+        "proxy", "proxy", parse_proxy, "Stream proxy: LISTEN=ENGINE_URL, :8001=http://127.0.0.1:8000. Default: none."
+    ),
+    Setting("proxy_wait", "proxy_wait_s", parse_duration, "Time a request may wait for an engine. Default: 5m."),
     Setting("plugin_dir", "plugin_dirs", _parse_paths, "Directories of plugins, ':' between them. Default: none."),
     Setting("log_level", "log_level", _parse_level, "debug, info, warning or error. Default: info."),
     Setting("log_json", "log_json", _parse_bool, "Log JSON lines instead of key=value.", is_switch=True),

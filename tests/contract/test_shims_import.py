@@ -15,6 +15,7 @@ MODULES = [
     "rekindle_plugins.contract",
     "rekindle_plugins.client",
     "rekindle_plugins.nano",
+    "rekindle_plugins.openai",
     "rekindle_plugins.tensorrt_llm",
     "rekindle_plugins.tensorrt_llm.adapter",
     "rekindle_plugins.tensorrt_llm.meeting",

@@ -7,7 +7,8 @@ its process group by its owner, by `atexit`, and by the kernel when the test pro
 from driving.nano import NanoEngine
 from driving.pod import Pod
 from driving.polling import until
+from driving.proxied import Proxied, StreamClient
 from driving.reference import Reference
 from driving.sidecar import Sidecar
 
-__all__ = ["NanoEngine", "Pod", "Reference", "Sidecar", "until"]
+__all__ = ["NanoEngine", "Pod", "Proxied", "Reference", "Sidecar", "StreamClient", "until"]

@@ -28,6 +28,9 @@ class NanoEngine:
     `plugin`: Rekindle's (True), none (False), or another factory's name.
     """
 
+    program: Sequence[str] = ("-m", "nano_engine")
+    """What Python is told to run."""
+
     def __init__(self, name: str, directory: Path, run_dir: Path, plugin: bool | str = True, **settings: int) -> None:
         self.settings = {"pages": 256, "page_tokens": 16} | settings
         self._run_dir = run_dir
@@ -41,7 +44,7 @@ class NanoEngine:
         self.sessions: list[Process] = []
 
     def start(self, wait: bool = True) -> None:
-        argv = [sys.executable, "-m", "nano_engine", "--port", "0"]
+        argv = [sys.executable, *self.program, "--port", "0"]
         argv += [part for name, value in self.settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         argv += ["--plugin", self._plugin] if self._plugin else []
         environ = {name: value for name, value in os.environ.items() if not name.startswith("REKINDLE_")}

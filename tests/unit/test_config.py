@@ -18,6 +18,7 @@ from rekindle.config import (
     parse_bandwidth,
     parse_duration,
     parse_http,
+    parse_proxy,
     parse_size,
 )
 from rekindle_plugins.contract.errors import ConfigError
@@ -249,3 +250,36 @@ def test_a_run_dir_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Not a directory") as caught:
         make_run_dir(Config(run_dir=tmp_path / "file" / "x", store_dir=tmp_path))
     assert "--run-dir" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.0.0.0:8001=http://127.0.0.1:8000", (("0.0.0.0", 8001), "http://127.0.0.1:8000")),
+        (":8001=http://engine:8000/", (("127.0.0.1", 8001), "http://engine:8000")),
+        ("[::1]:0=http://[::1]:8000", (("::1", 0), "http://[::1]:8000")),
+        ("a:1=http://b", (("a", 1), "http://b")),
+        ("off", None),
+    ],
+)
+def test_a_proxy_is_where_to_listen_and_the_engine_behind(text: str, expected: object) -> None:
+    assert parse_proxy(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "8001",
+        "http://a:1",
+        ":8001=",
+        ":8001=https://a",
+        ":8001=http://a/v1",
+        ":8001=http://u@a",
+        "off=http://a:1",
+        ":8001=http://a:99999",
+    ],
+)
+def test_a_proxy_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--proxy: Stream proxy"):
+        load({"proxy": text or "x"}, {})

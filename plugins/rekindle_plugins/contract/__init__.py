@@ -5,6 +5,17 @@ Both halves import it; it imports neither.
 """
 
 from rekindle_plugins.contract.adapter import Adapter, Health, Launch, Wired
+from rekindle_plugins.contract.dialect import (
+    Conversation,
+    Dialect,
+    EngineAnswer,
+    EngineRequest,
+    NotResumableError,
+    Resumption,
+    Taken,
+    Turn,
+    Way,
+)
 from rekindle_plugins.contract.driver import Answer, Driver, EngineFacts
 from rekindle_plugins.contract.errors import (
     ConfigError,
@@ -36,10 +47,14 @@ __all__ = [
     "Capability",
     "Channel",
     "ConfigError",
+    "Conversation",
     "DeviceBuffer",
     "DeviceError",
+    "Dialect",
     "Driver",
+    "EngineAnswer",
     "EngineFacts",
+    "EngineRequest",
     "Fence",
     "GeometryError",
     "GroupGeometry",
@@ -51,6 +66,7 @@ __all__ = [
     "Launch",
     "Message",
     "Mismatch",
+    "NotResumableError",
     "PeerRefusedError",
     "PluginInfo",
     "Presence",
@@ -59,12 +75,16 @@ __all__ = [
     "RecordError",
     "Region",
     "RekindleError",
+    "Resumption",
     "Run",
     "Stage",
     "Stages",
     "StoreError",
     "StoreFullError",
+    "Taken",
+    "Turn",
     "UnavailableError",
     "VersionError",
+    "Way",
     "Wired",
 ]

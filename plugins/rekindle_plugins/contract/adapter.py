@@ -5,6 +5,7 @@ It holds no page and no state of an engine; it answers questions about its kind 
     recognises, wire    is this command or container one of mine, and what must be added so that the shim is loaded?
     judge               may pages of that identity come back into this engine?
     health              where does the engine say whether it serves, and what does its answer mean?
+    dialect             what must the stream proxy know to continue its answers? (contract.dialect)
 
 Stdlib and contract only, so that it can be loaded anywhere. A method that fails fails alone: the engine concerned is
 treated as one without an adapter, and `rekindle plugin list` says why.
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from rekindle_plugins.contract.dialect import Dialect
 from rekindle_plugins.contract.errors import ConfigError
 from rekindle_plugins.contract.identity import Identity, Mismatch
 from rekindle_plugins.contract.plugin import PluginInfo
@@ -135,6 +137,10 @@ class Adapter(ABC):
         if status == 200:
             return Health.SERVING
         return Health.STARTING if status == 503 else Health.FAILED
+
+    def dialect(self) -> Dialect | None:
+        """What the stream proxy needs; None: this engine's requests pass through unprotected. Never raises."""
+        return None
 
 
 def refuse_shell(launch: Launch, info: PluginInfo, flags: Sequence[str]) -> None:

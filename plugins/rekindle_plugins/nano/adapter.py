@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rekindle_plugins.contract.adapter import Adapter, Launch, Wired, refuse_shell
+from rekindle_plugins.contract.dialect import Dialect
 from rekindle_plugins.contract.plugin import PluginInfo
+from rekindle_plugins.nano.dialect import NanoDialect
 from rekindle_plugins.nano.plugin import INFO
 
 FLAG = "--plugin"
@@ -29,3 +31,6 @@ class NanoAdapter(Adapter):
 
     def flags(self) -> tuple[str, ...]:
         return (FLAG, FACTORY)
+
+    def dialect(self) -> Dialect:
+        return NanoDialect()

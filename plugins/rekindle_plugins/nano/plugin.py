@@ -8,5 +8,7 @@ INFO = PluginInfo(
     name="nano",
     version="0.1.0",
     engine="nano_engine 1",
-    capabilities=frozenset({Capability.EAGER_RESTORE, Capability.LAZY_RESTORE, Capability.CACHE_RESET}),
+    capabilities=frozenset(
+        {Capability.EAGER_RESTORE, Capability.LAZY_RESTORE, Capability.CACHE_RESET, Capability.STREAM_RESUME}
+    ),
 )

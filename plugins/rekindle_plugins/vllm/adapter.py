@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from rekindle_plugins.contract.adapter import Adapter, Launch, Wired, refuse_shell
+from rekindle_plugins.contract.dialect import Dialect
 from rekindle_plugins.contract.plugin import PluginInfo
+from rekindle_plugins.vllm.dialect import VllmDialect
 from rekindle_plugins.vllm.plugin import INFO
 
 FLAG = "--kv-transfer-config"
@@ -48,3 +50,6 @@ class VllmAdapter(Adapter):
 
     def flags(self) -> tuple[str, ...]:
         return (FLAG, json.dumps(dict(TRANSFER_CONFIG), separators=(",", ":")))
+
+    def dialect(self) -> Dialect:
+        return VllmDialect()

@@ -16,6 +16,7 @@ INFO = PluginInfo(
             Capability.MULTI_RANK,
             Capability.GPU_MEMORY,
             Capability.CACHE_RESET,
+            Capability.STREAM_RESUME,
         }
     ),
 )

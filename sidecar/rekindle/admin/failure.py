@@ -75,6 +75,7 @@ OUTSIDE: Mapping[str, Outside] = {
     "not_now": Outside("FAILED_PRECONDITION", Exit.REFUSED),
     "busy": Outside("RESOURCE_EXHAUSTED", Exit.REFUSED),
     "export_file": Outside("DATA_LOSS", Exit.REFUSED),
+    "not_resumable": Outside("ABORTED", Exit.DEGRADED),
 }
 
 # The classes an error can come back as; any other code comes back as RekindleError with that code.

@@ -56,6 +56,12 @@ async def serve_until_signalled(config: Config) -> None:
         keeper = Keeper(config, backends)
         await keeper.start()
         running.push_async_callback(keeper.stop)
+        if config.proxy is not None:
+            from rekindle.cli.proxy_child import ProxyChild
+
+            proxy = ProxyChild(config)
+            running.push_async_callback(proxy.stop)
+            await proxy.start()  # before gRPC has threads, which do not like a fork
         admin = AdminServer(keeper, config.admin_socket)
         running.push_async_callback(admin.stop)
         await admin.start()

@@ -1,0 +1,129 @@
+"""The proxy's process: ``python -m rekindle.cli.proxy``, started by ``cli.proxy_child`` with a socket to its sidecar.
+
+The socket carries JSON lines: where it listens, then its counts once a second. Its end is the sidecar's end. On SIGTERM
+everybody is hung up on. When the sidecar has just gone, nobody new is let in, so that the next one's proxy gets the
+port, and the streams that are there are brought to their end, for up to ``_ORPHAN_S``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from rekindle_plugins.contract.errors import RekindleError
+
+from rekindle.backends import discover
+from rekindle.cli import logs
+from rekindle.config import HttpAddress
+from rekindle.proxy.limits import Limits
+from rekindle.proxy.server import ProxyServer
+
+LOG = logging.getLogger("rekindle.proxy")
+
+_TELL_S = 1.0
+_ORPHAN_S = 900.0
+_ORPHAN_POLL_S = 0.1
+
+
+def main() -> int:
+    """Exit code 0 after a signal or the sidecar's end, 1 where it could not start (the sidecar was told why)."""
+    import uvloop
+
+    order = _parse()
+    logs.set_up(order.log_level, order.log_json)
+    code: int = uvloop.run(_run(order))
+    return code
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="rekindle-proxy")
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--engine-url", required=True)
+    parser.add_argument("--wait-s", type=float, required=True)
+    parser.add_argument("--sidecar-fd", type=int, required=True)
+    parser.add_argument("--plugin-dir", type=Path, action="append", default=[])
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--log-json", action="store_true")
+    return parser.parse_args()
+
+
+async def _run(order: argparse.Namespace) -> int:
+    sidecar = socket.socket(fileno=order.sidecar_fd)
+    sidecar.setblocking(False)
+    backends = discover(tuple(order.plugin_dir))
+    limits = Limits(wait_s=order.wait_s)
+    server = ProxyServer(HttpAddress(order.host, order.port), order.engine_url, backends.adapters, limits)
+    try:
+        address = await server.start()
+    except RekindleError as error:
+        _tell(sidecar, {"failed": [error.op, error.subject, error.problem, error.hint]})
+        return 1
+    LOG.info("proxy listening", extra={"host": address.host, "port": address.port, "pid": os.getpid()})
+    _tell(sidecar, {"listening": list(address)})
+    stopped = _on_sigterm()
+    teller = asyncio.create_task(_keep_telling(sidecar, server))
+    try:
+        await asyncio.wait((stopped, teller), return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done():
+            await _outlive_the_sidecar(server, stopped)
+    finally:
+        teller.cancel()
+        await server.stop()
+        backends.close()
+    return 0
+
+
+def _on_sigterm() -> asyncio.Future[None]:
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[None] = loop.create_future()
+
+    def stop() -> None:
+        if not stopped.done():
+            stopped.set_result(None)
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    # A Ctrl-C goes to the whole terminal; the sidecar decides when we stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return stopped
+
+
+async def _keep_telling(sidecar: socket.socket, server: ProxyServer) -> None:
+    """Ends with the sidecar. It has nothing to say to us, so whatever can be read is its end."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.create_task(loop.sock_recv(sidecar, 1))
+    told: Any = None
+    while not ended.done():
+        counts = server.counts.to_json()
+        if counts != told:
+            told = counts
+            _tell(sidecar, {"counts": counts})
+        await asyncio.wait((ended,), timeout=_TELL_S)
+    ended.exception()
+
+
+def _tell(sidecar: socket.socket, message: dict[str, Any]) -> None:
+    # A sidecar that does not read now reads the next one: they are totals.
+    with contextlib.suppress(OSError):
+        sidecar.send(json.dumps(message).encode())
+
+
+async def _outlive_the_sidecar(server: ProxyServer, stopped: asyncio.Future[None]) -> None:
+    await server.stop_listening()
+    LOG.info("proxy drains: the sidecar is gone", extra={"in_flight": server.counts.in_flight})
+    deadline_s = asyncio.get_running_loop().time() + _ORPHAN_S
+    while server.counts.in_flight and not stopped.done() and asyncio.get_running_loop().time() < deadline_s:
+        await asyncio.wait((stopped,), timeout=_ORPHAN_POLL_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

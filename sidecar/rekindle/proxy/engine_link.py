@@ -1,0 +1,178 @@
+"""The engine behind the proxy: whether it serves, how often it has come anew, and which dialect it speaks.
+
+    away ──▶ health answers, dialect is asked ──▶ there ──▶ somebody's connection broke ──▶ in doubt ──▶ away
+                                                    ▲                                          │
+                                                    └──────── well for ``settle_s`` ───────────┘
+
+Whoever had a broken connection reports it, and waits for another life of the engine. Only the engine's health decides
+that it is away for everybody: one request that makes a living engine hang up must not stop the others. It has to be
+well for a while, because a server may outlive its engine by moments, and say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+from rekindle_plugins.contract.adapter import Adapter, Health
+from rekindle_plugins.contract.dialect import Dialect, EngineAnswer, EngineRequest
+from rekindle_plugins.contract.errors import UnavailableError
+from yarl import URL
+
+from rekindle.proxy.limits import Limits
+
+LOG = logging.getLogger("rekindle.proxy")
+
+_ANSWER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One life of the engine. ``dialect`` is None where nobody knows it: everything passes through."""
+
+    generation: int
+    dialect: Dialect | None
+
+
+class EngineLink:
+    """Runs on the proxy's event loop; one task looks for an engine while there is none."""
+
+    def __init__(self, base: str, adapters: Sequence[Adapter], session: aiohttp.ClientSession, limits: Limits) -> None:
+        self._base = base.rstrip("/")
+        self._speakers = [(adapter, dialect) for adapter in adapters if (dialect := _dialect_of(adapter)) is not None]
+        self._session = session
+        self._limits = limits
+        self._engine: Engine | None = None
+        self._generation = 0
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.deaths = 0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._search(), name="engine-search")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine that is there, in doubt or not; None while it is away."""
+        return self._engine
+
+    def is_sound(self, engine: Engine) -> bool:
+        """Whether that life of it is there, and nobody's connection to it has broken."""
+        return self._engine is engine and (self._task is None or self._task.done())
+
+    def url(self, raw_path: str) -> URL:
+        """``raw_path`` as the client wrote it: nothing in it is decoded or put in order."""
+        return URL(self._base + raw_path, encoded=True)
+
+    async def wait(self, timeout_s: float, other_than: Engine | None = None) -> Engine:
+        """An engine, another life than the one whose connection broke. Raises UnavailableError when none is in time."""
+        deadline_s = time.monotonic() + timeout_s
+        while self._engine is None or self._engine is other_than:
+            try:
+                await asyncio.wait_for(self._changed.wait(), max(0.0, deadline_s - time.monotonic()))
+            except asyncio.TimeoutError:
+                raise UnavailableError("wait for", "the engine", f"none within {timeout_s:g} s") from None
+        return self._engine
+
+    def lost(self, engine: Engine, problem: str) -> None:
+        """A connection to that life of it broke. Told by everybody who had one; the first one counts."""
+        if self.is_sound(engine):
+            LOG.warning("connection to the engine lost", extra={"generation": engine.generation, "problem": problem})
+            self._task = asyncio.create_task(self._doubt(engine), name="engine-doubt")
+
+    async def _doubt(self, engine: Engine) -> None:
+        began_s = time.monotonic()
+        while await self._healthy():
+            if time.monotonic() - began_s >= self._limits.settle_s:
+                self._set(engine.dialect)
+                return
+            await asyncio.sleep(self._limits.poll_s)
+        self._engine = None
+        self.deaths += 1
+        LOG.warning("engine away", extra={"generation": engine.generation})
+        await self._search()
+
+    async def _search(self) -> None:
+        began_s = time.monotonic()
+        while not await self._healthy():
+            await asyncio.sleep(self._limits.poll_s)
+        dialect = await self._dialect()
+        self._set(dialect)
+        name = type(dialect).__name__ if dialect else "none"
+        away_s = round(time.monotonic() - began_s, 3)
+        LOG.info("engine there", extra={"generation": self._generation, "dialect": name, "away_s": away_s})
+
+    def _set(self, dialect: Dialect | None) -> None:
+        self._generation += 1
+        self._engine = Engine(self._generation, dialect)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _healthy(self) -> bool:
+        """Whether the engine says that it serves, by any adapter's reading; for one without an adapter, a 200."""
+        for path, adapters in self._by_health_path().items():
+            answer = await self._ask(EngineRequest(path, method="GET"))
+            if answer.status == 0:
+                return False
+            if any(_reads_well(adapter, answer) for adapter in adapters) or (not adapters and answer.status == 200):
+                return True
+        return False
+
+    def _by_health_path(self) -> dict[str, list[Adapter]]:
+        paths: dict[str, list[Adapter]] = {}
+        for adapter, _ in self._speakers:
+            paths.setdefault(adapter.health_path, []).append(adapter)
+        return paths or {Adapter.health_path: []}
+
+    async def _dialect(self) -> Dialect | None:
+        for _, dialect in self._speakers:
+            try:
+                models = await self._ask(EngineRequest(dialect.model_list_path, method="GET"))
+                if models.status == 200 and dialect.recognises(models.body):
+                    questions = dialect.questions(models.body)
+                    return dialect.learn([await self._ask(question) for question in questions])
+            except Exception:
+                # A plugin's code: what it does wrong costs its engine the protection, and nothing else.
+                LOG.exception("dialect failed", extra={"dialect": type(dialect).__name__})
+        return None
+
+    async def _ask(self, request: EngineRequest) -> EngineAnswer:
+        timeout = aiohttp.ClientTimeout(total=self._limits.health_s)
+        headers = {"content-type": "application/json"} if request.body else {}
+        try:
+            async with self._session.request(
+                request.method, self.url(request.path), data=request.body or None, headers=headers, timeout=timeout
+            ) as answer:
+                body = b""
+                async for part in answer.content.iter_chunked(1 << 16):
+                    body += part
+                    if len(body) > _ANSWER_BYTES:
+                        break
+                return EngineAnswer(answer.status, body)
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
+            return EngineAnswer(0, b"")
+
+
+def _reads_well(adapter: Adapter, answer: EngineAnswer) -> bool:
+    try:
+        return adapter.read_health(answer.status, answer.body) is Health.SERVING
+    except Exception:
+        LOG.exception("adapter failed", extra={"backend": adapter.info.name, "question": "read_health"})
+        return False
+
+
+def _dialect_of(adapter: Adapter) -> Dialect | None:
+    try:
+        return adapter.dialect()
+    except Exception:
+        LOG.exception("adapter failed", extra={"backend": adapter.info.name, "question": "dialect"})
+        return None

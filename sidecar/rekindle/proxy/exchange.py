@@ -1,0 +1,338 @@
+"""One protected request: attempts on one engine after another, until the client has its answer.
+
+    send ──▶ answer ──▶ complete
+      ▲        │ the engine died: tell the link, ask ``suspects``, wait for a fresh engine, ask the conversation how
+      └────────┘ the way led nowhere: ask the conversation for another
+
+What is sent, what an event means and what the client gets of it is the conversation's; when, and whether at all, is
+decided here. Ends in exactly one of: the whole answer, our error, the client's leaving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from rekindle_plugins.contract.dialect import Conversation, EngineAnswer, EngineRequest, NotResumableError, Turn, Way
+from rekindle_plugins.contract.errors import UnavailableError
+
+from rekindle.proxy.client import Client
+from rekindle.proxy.counts import Counts
+from rekindle.proxy.engine_link import Engine, EngineLink
+from rekindle.proxy.headers import end_to_end, for_rewritten
+from rekindle.proxy.limits import Limits
+from rekindle.proxy.passage import ENGINE_ERRORS, EngineGoneError, relay
+from rekindle.proxy.room import Room, Share
+from rekindle.proxy.sse import EventReader, EventTooLongError
+from rekindle.proxy.suspects import Suspects, Verdict
+
+LOG = logging.getLogger("rekindle.proxy")
+
+POISON = "rekindle_poison_request"
+NOT_RESUMABLE = "rekindle_not_resumable"
+NO_ENGINE = "rekindle_engine_unavailable"
+_ids = itertools.count()
+
+
+@dataclass
+class Shared:
+    """What all requests have in common. One event loop; no locks."""
+
+    link: EngineLink
+    session: aiohttp.ClientSession
+    limits: Limits
+    room: Room
+    suspects: Suspects = field(default_factory=Suspects)
+    counts: Counts = field(default_factory=Counts)
+    suspects_moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake_suspects(self) -> None:
+        self.suspects_moved.set()
+        self.suspects_moved = asyncio.Event()
+
+
+class LedNowhereError(Exception):
+    """The fresh engine lives, and does not go the way it was asked to."""
+
+
+class FailedError(Exception):
+    """It ends with our error."""
+
+    def __init__(self, kind: str, message: str, status: int) -> None:
+        super().__init__(message)
+        self.kind, self.message, self.status = kind, message, status
+
+
+class _Read(NamedTuple):
+    """``nowhere``: why the way led nowhere. ``too_long``: an event that cannot be read, and all behind it."""
+
+    out: bytes
+    turn: Turn
+    nowhere: str
+    too_long: bytes
+
+
+class Exchange:
+    """One request. ``run`` once."""
+
+    def __init__(
+        self, shared: Shared, request: web.BaseRequest, client: Client, conversation: Conversation, share: Share
+    ) -> None:
+        self._shared = shared
+        self._request = request
+        self._client = client
+        self._conversation = conversation
+        self._share = share
+        self._id = next(_ids)
+        self._headers = for_rewritten(end_to_end(request.headers))
+        self._way = Way.FRESH
+        self._was_sent = False
+
+    async def run(self, engine: Engine) -> None:
+        """Raises ClientGoneError."""
+        try:
+            await self._run(engine)
+        except FailedError as error:
+            self._shared.counts.failed[error.kind] += 1
+            LOG.warning("answer ended", extra={"kind": error.kind, "problem": error.message})
+            retry_s = self._shared.limits.retry_after_s if error.status == 503 else None
+            await self._client.fail(error.kind, error.message, error.status, retry_s)
+        finally:
+            self._shared.suspects.over(self._id)
+            self._shared.wake_suspects()
+
+    async def _run(self, engine: Engine) -> None:
+        call = self._conversation.request()
+        deaths = 0
+        while True:
+            broken: Engine | None = None
+            engine = await self._when_it_may_go(engine)
+            # What happens to an engine whose death somebody else has told of is not this request's doing.
+            was_sound = self._shared.link.is_sound(engine)
+            try:
+                await self._attempt(engine, call)
+                return
+            except EngineGoneError as gone:
+                broken = engine
+                self._shared.link.lost(engine, str(gone))
+                if gone.sent and was_sound:
+                    deaths += 1
+                    self._judge(deaths)
+                if await self._was_all():
+                    return
+            except LedNowhereError as error:
+                self._conversation.refuse(str(error))
+            self._shared.suspects.stopped(self._id)
+            self._shared.wake_suspects()
+            engine = await self._next_engine(broken)
+            call = self._resume(engine, deaths)
+
+    def _resume(self, engine: Engine, deaths: int) -> EngineRequest:
+        assert engine.dialect is not None
+        resumption = self._conversation.resume(engine.dialect)
+        self._way = resumption.way
+        LOG.info(
+            "answer resumed",
+            extra={"way": self._way.value, "tokens": self._conversation.token_count, "why": resumption.reason},
+        )
+        if resumption.request is None:
+            before = "the engine died, and this answer cannot be continued exactly: " if deaths else ""
+            raise FailedError(NOT_RESUMABLE, before + resumption.reason, 502)
+        self._shared.counts.resumed[self._way.value] += 1
+        return resumption.request
+
+    # -- when --------------------------------------------------------------------------------------------------
+
+    async def _when_it_may_go(self, engine: Engine) -> Engine:
+        """Returns when no other suspect is in flight, with the engine that is there then."""
+        shared = self._shared
+        deadline_s = time.monotonic() + shared.limits.wait_s
+        while not shared.suspects.may_go(self._id):
+            await self._breathe(shared.suspects_moved.wait, deadline_s)
+            if not shared.link.is_sound(engine):
+                # It went with the suspect that we waited for.
+                engine = await self._next_engine(engine)
+        shared.suspects.went(self._id, self._conversation.token_count)
+        return engine
+
+    async def _next_engine(self, broken: Engine | None) -> Engine:
+        """An engine with a dialect, another life than the broken one. The client hears of us meanwhile."""
+        shared = self._shared
+        deadline_s = time.monotonic() + shared.limits.wait_s
+        while (engine := shared.link.engine) is None or engine is broken:
+            await self._breathe(lambda: shared.link.wait(shared.limits.keep_alive_s, broken), deadline_s)
+        if engine.dialect is None:
+            raise FailedError(NOT_RESUMABLE, "the engine died, and another kind of engine came", 502)
+        return engine
+
+    async def _breathe(self, what: Callable[[], Awaitable[object]], deadline_s: float) -> None:
+        """Waits for something for one keep-alive interval at most."""
+        limits = self._shared.limits
+        if time.monotonic() > deadline_s:
+            raise FailedError(NO_ENGINE, f"no engine within {limits.wait_s:g} s", 503)
+        if self._was_sent and self._conversation.client_streams:
+            await self._client.keep_alive()
+        try:
+            await asyncio.wait_for(what(), limits.keep_alive_s)
+        except (asyncio.TimeoutError, UnavailableError):
+            pass
+
+    def _judge(self, deaths: int) -> None:
+        verdict = self._shared.suspects.died(self._id, self._conversation.token_count)
+        if verdict is Verdict.CONVICTED or deaths >= self._shared.limits.attempts:
+            message = f"the engine died {deaths} times under this request, and it is not sent again"
+            raise FailedError(POISON, message, 500)
+
+    # -- what --------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, engine: Engine, call: EngineRequest) -> None:
+        """Raises EngineGoneError, LedNowhereError."""
+        self._headers["content-type"] = "application/json"
+        connected = False
+        raw_path = call.path + self._query() if call.path == self._request.path else call.path
+        try:
+            async with self._shared.session.request(
+                "POST", self._shared.link.url(raw_path), data=call.body, headers=self._headers, allow_redirects=False
+            ) as answer:
+                connected = self._was_sent = True
+                await self._read(engine, answer)
+        except aiohttp.ClientConnectorError as error:
+            raise EngineGoneError(str(error), sent=False) from None
+        except ENGINE_ERRORS as error:
+            self._was_sent = True
+            problem = "its connection broke" if connected else "it went before it answered"
+            raise EngineGoneError(f"{problem}: {error!r:.200}", sent=True) from None
+
+    def _query(self) -> str:
+        _, mark, query = self._request.raw_path.partition("?")
+        return mark + query
+
+    async def _read(self, engine: Engine, answer: aiohttp.ClientResponse) -> None:
+        if answer.status != 200:
+            await self._read_refusal(engine, answer)
+        elif not self._conversation.engine_streams:
+            await self._read_whole(answer)
+        elif not answer.headers.get("content-type", "").startswith("text/event-stream"):
+            if self._client.has_begun:
+                raise LedNowhereError("the fresh engine does not stream its answer")
+            await relay(answer, self._client)
+        else:
+            await self._read_events(answer)
+
+    async def _read_refusal(self, engine: Engine, answer: aiohttp.ClientResponse) -> None:
+        body = await self._bounded(answer)
+        assert engine.dialect is not None
+        if engine.dialect.says_dying(EngineAnswer(answer.status, body)):
+            raise EngineGoneError(f"it answered {answer.status}", sent=True)
+        if self._client.has_begun or self._way is not Way.FRESH:
+            raise LedNowhereError(f"the fresh engine answered {answer.status}: {body[:200].decode(errors='replace')}")
+        await relay(answer, self._client, body)
+
+    async def _read_whole(self, answer: aiohttp.ClientResponse) -> None:
+        """An answer that does not stream goes out when all of it is there, because half of one cannot be taken back."""
+        body = await self._bounded(answer)
+        await relay(answer, self._client, body)
+
+    async def _bounded(self, answer: aiohttp.ClientResponse) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        async for part in answer.content.iter_any():
+            parts.append(part)
+            size += len(part)
+            if size > self._shared.limits.answer_bytes:
+                break  # what follows is relayed as it comes
+        return b"".join(parts)
+
+    async def _read_events(self, answer: aiohttp.ClientResponse) -> None:
+        if self._conversation.client_streams and not self._client.has_begun:
+            headers = end_to_end(answer.headers)
+            headers.popall("content-length", None)
+            await self._client.begin(answer.status, answer.reason, headers)
+        reader = EventReader(self._shared.limits.event_bytes)
+        async for part in answer.content.iter_any():
+            read = self._take(reader, part)
+            if self._conversation.client_streams:
+                await self._client.write(read.out)
+            if read.too_long:
+                return await self._give_up(answer, read.too_long)
+            if read.nowhere:
+                raise LedNowhereError(read.nowhere)
+            if read.turn is Turn.DIED:
+                raise EngineGoneError("it says that it is dying", sent=True)
+            if read.turn is Turn.COMPLETE:
+                return await self._finish(answer)
+        raise EngineGoneError("its answer ended before its end", sent=True)
+
+    def _take(self, reader: EventReader, part: bytes) -> _Read:
+        """What newly arrived bytes mean. What the conversation gave out before a trouble is for the client all the
+        same: it counts as delivered."""
+        conversation = self._conversation
+        out: list[bytes] = []
+        turn, nowhere, too_long = Turn.GOING, "", b""
+        try:
+            for event in reader.feed(part):
+                if event.data is None:
+                    out.append(event.raw)
+                    continue
+                taken = conversation.take(event.data)
+                out.append(taken.out)
+                turn = taken.turn
+                if turn is not Turn.GOING:
+                    break
+        except NotResumableError as error:
+            nowhere = error.problem
+        except EventTooLongError as error:
+            too_long = error.rest
+        self._account()
+        return _Read(b"".join(out), turn, nowhere, too_long)
+
+    def _account(self) -> None:
+        conversation = self._conversation
+        if conversation.journal_bytes > self._shared.limits.journal_bytes:
+            self._shared.counts.unprotected["journal"] += 1
+            conversation.forget()
+        self._share.grow_to(conversation.journal_bytes)
+        if self._shared.suspects.got_on(self._id, conversation.token_count):
+            self._shared.wake_suspects()
+
+    async def _give_up(self, answer: aiohttp.ClientResponse, rest: bytes) -> None:
+        """An event too long to be read: the rest of the answer passes as it is."""
+        if self._way is not Way.FRESH or not self._conversation.client_streams:
+            raise LedNowhereError("an event of the fresh engine is too long")
+        self._shared.counts.unprotected["event"] += 1
+        self._conversation.forget()
+        await self._client.write(rest)
+        async for part in answer.content.iter_any():
+            await self._client.write(part)
+        await self._client.end()
+
+    async def _was_all(self) -> bool:
+        """Whether the engine died after its last token, so that only the end is missing, which needs no engine."""
+        missing = self._conversation.remainder()
+        if missing is None:
+            return False
+        if self._conversation.client_streams:
+            await self._client.write(missing)
+        await self._finish(None)
+        return True
+
+    async def _finish(self, answer: aiohttp.ClientResponse | None) -> None:
+        if self._conversation.client_streams:
+            await self._client.end()
+            return
+        body = self._conversation.whole()
+        headers = CIMultiDict[str]() if answer is None else end_to_end(answer.headers)
+        headers.popall("cache-control", None)  # engines set it for events only
+        headers["content-type"] = "application/json"
+        headers["content-length"] = str(len(body))
+        await self._client.begin(200, None, headers)
+        await self._client.write(body)
+        await self._client.end()

@@ -1,0 +1,50 @@
+"""Every bound of the proxy, with its reason. What an operator may have to change is a setting (``rekindle.config``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Times in seconds, sizes in bytes. One object for the whole process."""
+
+    wait_s: float = 300.0
+    """How long a request may wait for an engine: a large model takes minutes to load. A setting."""
+    waiting: int = 512
+    """New requests that may wait at a time. An engine that comes back gets them all at once; more would only time out
+    in its queue."""
+    protected: int = 4096
+    """Requests journalled at a time. Engines run a few hundred."""
+    body_bytes: int = 8 << 20
+    """A longer body passes through unprotected: it would have to be kept until the answer's end."""
+    journal_bytes: int = 16 << 20
+    """Of one request: its body, its tokens and its text. Beyond it, its answer is no longer protected."""
+    journals_bytes: int = 512 << 20
+    """Of all requests together; new ones pass through unprotected when it is reached."""
+    event_bytes: int = 4 << 20
+    """One server-sent event. A prompt's token ids and their log-probabilities stay below."""
+    answer_bytes: int = 64 << 20
+    """An answer that does not stream, and is kept until all of it is there, so that it can be had again."""
+    head_bytes: int = 64 << 10
+    """A request's line or one of its headers."""
+    attempts: int = 12
+    """Engines that one request may outlive. It is bounded whatever ``suspects`` says."""
+    keep_alive_s: float = 1.0
+    """Between two comments to a client whose engine is away. Load balancers give up after 30 s and more; a second also
+    shows the proxy early that a client has left."""
+    connect_s: float = 5.0
+    """To connect to an engine on the same host."""
+    health_s: float = 2.0
+    """For one answer of an engine's health endpoint."""
+    settle_s: float = 1.0
+    """An engine that broke a connection and still says that it is well is believed after so long: servers outlive their
+    engine by moments, and say so."""
+    poll_s: float = 0.05
+    """Between two looks for an engine."""
+    retry_after_s: int = 5
+    """What a client is told that cannot be served now."""
+
+
+PROGRESS_TOKENS = 16
+"""An attempt that produced so many is not what kills engines at once. About a page."""
