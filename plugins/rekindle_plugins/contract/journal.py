@@ -83,7 +83,7 @@ class Heartbeat:
     outstanding: int
     shim_ns: int
     committed: int
-    last_start_ns: int
+    last_start_ns: int = 0
 
     @property
     def last_sign_ns(self) -> int:
