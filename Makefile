@@ -35,8 +35,8 @@ check: venv ## Linters, types, import layers, unit tests: under a minute
 
 test: check test-fast test-vllm test-vllm-oldest ## Everything, a real vLLM on the CPU included (newest and oldest)
 
-test-fast: venv ## Contract, integration and chaos tests on the nano engine
-	$(BIN)/python -m pytest tests/contract tests/integration tests/chaos tests/gpu -q --kills $(KILLS)
+test-fast: venv ## Contract, conformance, integration and chaos tests on the nano engine
+	$(BIN)/python -m pytest tests/contract tests/conformance tests/integration tests/chaos tests/gpu -q --kills $(KILLS)
 
 test-vllm: venv $(VLLM_VENV)/.done ## End-to-end tests on one vLLM: make test-vllm VLLM=0.28.0
 	REKINDLE_REQUIRE_VLLM=1 VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest tests/e2e -q $(E2E)
