@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
+SIDECAR = PLUGINS.with_name("sidecar")
 MODULES = [
     "rekindle_plugins.contract",
     "rekindle_plugins.client",
     "rekindle_plugins.nano",
+    "rekindle_plugins.nano.driver",
     "rekindle_plugins.openai",
     "rekindle_plugins.tensorrt_llm",
     "rekindle_plugins.tensorrt_llm.adapter",
@@ -37,9 +39,11 @@ foreign = sorted(
 )
 print(json.dumps([issubclass(RekindleScheduler, module.KvCacheConnectorScheduler), foreign]))
 """
+KIT = ["rekindle.conformance.child.watch", "rekindle.conformance.child.orders"]
+"""What the conformance kit runs in an engine's process."""
 PROBE = """
 import json, sys
-sys.path.append({plugins!r})
+sys.path += {path!r}
 before = set(sys.modules)
 import importlib
 for name in {modules!r}:
@@ -47,6 +51,7 @@ for name in {modules!r}:
 foreign = sorted(
     name for name in set(sys.modules) - before
     if name.partition(".")[0] not in sys.stdlib_module_names and name.partition(".")[0] != "rekindle_plugins"
+    and name not in ("rekindle", "rekindle.conformance") and not name.startswith("rekindle.conformance.child")
 )
 print(json.dumps([list(sys.version_info[:2]), foreign, "site" in sys.modules]))
 """
@@ -61,7 +66,7 @@ def interpreters() -> list[str]:
 
 @pytest.mark.parametrize("python", interpreters())
 def test_the_engines_half_imports_with_the_standard_library_alone(python: str) -> None:
-    script = PROBE.format(plugins=str(PLUGINS), modules=MODULES)
+    script = PROBE.format(path=[str(PLUGINS), str(SIDECAR)], modules=MODULES + KIT)
     result = subprocess.run([python, "-I", "-S", "-B", "-c", script], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     version, foreign, has_site = json.loads(result.stdout)

@@ -21,6 +21,7 @@ SLEEPS_ALLOWED = {
     "tests/unit/cli/test_cli_run.py": "polls with a deadline",
     "tests/unit/nano/test_nano_server.py": "polls with a deadline",
     "tests/e2e/vllm_driving.py": "polls with a deadline",
+    "tests/conformance/broken_plugins.py": "a plugin that does what none may: it waits for the sidecar within a step",
     "tests/chaos/test_kills.py": "how long something lives before it is killed, drawn from the printed seed",
 }
 """Test modules that may call time.sleep, and why."""

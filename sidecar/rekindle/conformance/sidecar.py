@@ -38,11 +38,11 @@ class Sidecar(SidecarProcess):
         """The first status that passes `test`."""
         passed: list[KeeperStatus] = []
 
-        def probe() -> str | bool:
+        def probe() -> bool:
             try:
                 status = self.status()
-            except UnavailableError as error:
-                return not str(error)
+            except UnavailableError:
+                return False
             if test(status):
                 passed.append(status)
             return bool(passed)
