@@ -1,7 +1,8 @@
 """The few functions of the CUDA driver library that an engine's shim needs, through ctypes. Stdlib only.
 
 The engine has the library loaded already (by its soname, `libcuda.so.1`), so nothing new comes into its process. No
-context is made, and what is current on a thread is put back: every call is a question about memory that the engine has.
+context is made, and what is current on a thread is put back: every call is a question about memory that the engine has,
+but for the copies of a shim that has to put pages into it itself, on the engine's thread and stream.
 Signatures are those of cuda.h of CUDA 12.0 to 13.0; the suffix of a symbol is the version of its signature.
 
     cuPointerGetAttribute(void *data, CUpointer_attribute, CUdeviceptr)
@@ -13,6 +14,9 @@ Signatures are those of cuda.h of CUDA 12.0 to 13.0; the suffix of a symbol is t
     cuIpcGetMemHandle(CUipcMemHandle *, CUdeviceptr)
     cuCtxPushCurrent_v2(CUcontext)
     cuCtxPopCurrent_v2(CUcontext *)
+    cuMemHostRegister_v2(void *, size_t, unsigned flags)
+    cuMemcpyHtoDAsync_v2(CUdeviceptr, const void *, size_t, CUstream)
+    cuStreamSynchronize(CUstream)
     cuDeviceGet(CUdevice *, int ordinal)
     cuDeviceGetUuid_v2(CUuuid *, CUdevice)
     cuGetErrorName(CUresult, const char **)
@@ -23,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Iterator
-from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_ubyte, c_uint64, c_ushort, c_void_p
+from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_ushort, c_void_p
 from typing import Any
 
 from rekindle_plugins.contract.errors import DeviceError
@@ -89,6 +93,9 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuIpcGetMemHandle": (POINTER(IpcMemHandle), c_uint64),
     "cuCtxPushCurrent_v2": (c_void_p,),
     "cuCtxPopCurrent_v2": (POINTER(c_void_p),),
+    "cuMemHostRegister_v2": (c_void_p, c_size_t, c_uint),
+    "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
+    "cuStreamSynchronize": (c_void_p,),
     "cuDeviceGet": (POINTER(c_int), c_int),
     "cuDeviceGetUuid_v2": (POINTER(Uuid), c_int),
     "cuGetErrorName": (c_int, POINTER(c_char_p)),
@@ -168,6 +175,18 @@ class Driver:
         handle = IpcMemHandle()
         self._call("cuIpcGetMemHandle", byref(handle), address)
         return bytes(handle.reserved)
+
+    def pin(self, address: int, size: int) -> None:
+        """Page-locks memory of this process (whole pages of it), for copies at full speed. Needs a current context."""
+        self._call("cuMemHostRegister_v2", address, size, 0)
+
+    def copy_to_device(self, address: int, source: int, size: int, stream: int) -> None:
+        """Begins a copy of `size` bytes from this process's memory, in the order of a stream."""
+        self._call("cuMemcpyHtoDAsync_v2", address, source, size, stream)
+
+    def synchronize(self, stream: int) -> None:
+        """Waits until everything that was put on a stream has been done."""
+        self._call("cuStreamSynchronize", stream)
 
     def uuid(self, ordinal: int) -> bytes:
         """The UUID (of the MIG instance, where there is one) of a device as this process numbers it."""

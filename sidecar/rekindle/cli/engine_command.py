@@ -15,26 +15,32 @@ from rekindle.backends import Backends
 
 
 class EngineCommand(NamedTuple):
-    """The command to start, and what to tell the operator about what was done to it (empty for nothing)."""
+    """The command to start, what to tell the operator about it (empty for nothing), and its environment."""
 
     arguments: tuple[str, ...]
     note: str
+    environment: Mapping[str, str]
 
 
-def wired(arguments: Sequence[str], backends: Backends, backend: str | None = None) -> EngineCommand:
+def wired(
+    arguments: Sequence[str], backends: Backends, backend: str | None = None, environ: Mapping[str, str] | None = None
+) -> EngineCommand:
     """The command with the flags of its engine's plugin. A command that nobody knows, or can edit, is left alone.
+
+    `environ`: what `engine_environment` made, for plugins whose engine needs a variable of its own beside ours.
 
     Raises ConfigError when `backend` names no plugin, or the command looks like two engines.
     """
-    launch = Launch(tuple(arguments))
+    launch = Launch(tuple(arguments), environment=environ or {})
     adapter = backends.named(backend) if backend else backends.for_launch(launch)
     if adapter is None:
-        return EngineCommand(launch.words, "no plugin knows this command: it runs as it is (`rekindle plugin list`)")
+        note = "no plugin knows this command: it runs as it is (`rekindle plugin list`)"
+        return EngineCommand(launch.words, note, launch.environment)
     try:
         done = adapter.wire(launch)
     except ConfigError as error:
-        return EngineCommand(launch.words, f"{error.subject}: {error.problem}; {error.hint}")
-    return EngineCommand(done.launch.words, done.note)
+        return EngineCommand(launch.words, f"{error.subject}: {error.problem}; {error.hint}", launch.environment)
+    return EngineCommand(done.launch.words, done.note, done.launch.environment)
 
 
 def engine_environment(environ: Mapping[str, str], run_dir: Path, folders: Sequence[Path] = ()) -> dict[str, str]:

@@ -46,7 +46,8 @@ def run(
     for warning in (*warnings, *make_run_dir(config)):
         say(warning)
     backends = discover(config.plugin_dirs)
-    engine = wired(command, backends, backend)
+    environ = engine_environment(os.environ, config.run_dir, backends.folders)
+    engine = wired(command, backends, backend, environ)
     if engine.note:
         say(engine.note)
     sidecar = [sys.executable, "-m", "rekindle.cli", "serve", *as_arguments(config_file, flags)]
@@ -55,7 +56,7 @@ def run(
         sidecar_environment=os.environ,
         admin_socket=config.admin_socket,
         engine=engine.arguments,
-        engine_environment=engine_environment(os.environ, config.run_dir, backends.folders),
+        engine_environment=engine.environment,
     )
     policy = Policy(restart_delay_s, max(limit_s, restart_delay_s), healthy_s, grace_s)
     adopt_orphans()
