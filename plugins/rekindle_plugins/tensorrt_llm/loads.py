@@ -3,9 +3,9 @@
 TensorRT-LLM takes what `get_num_new_matched_tokens` answers as a fact. There is no way to tell it of a load that
 failed: a request whose asynchronous load is never reported waits for ever, and one that is reported goes on with
 whatever its blocks hold (and leaves them to others). And when it asks, the blocks are not allocated yet. So a page is
-filled into staging memory first (`staging`), where the copier verifies it; the answer counts the pages that have arrived
-on all ranks; and they are copied into the engine's blocks by the engine's own processes, in `start_load_kv`. The load is
-a synchronous one in the engine's terms, since nothing is left to wait for.
+filled into staging memory first (`staging`), where the copier verifies it; the answer counts the pages that have
+arrived on all ranks; and they are copied into the engine's blocks by the engine's own processes, in `start_load_kv`.
+The load is a synchronous one in the engine's terms, since nothing is left to wait for.
 
     get_num_new_matched_tokens   bring: ask the sidecar, wait a moment, claim what has come
     build_connector_meta         the request's blocks are known: plan the copies

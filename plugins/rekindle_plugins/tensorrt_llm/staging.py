@@ -1,8 +1,9 @@
 """Staging memory: where pages arrive before the engine hears of them. One rank's side, in the worker's process.
 
 A second, small "engine" as the sidecar sees it: ordinary shared memory with the page layout of the store, into which
-the copiers fill. `loads` says why. What has arrived there is put into the engine's blocks by this process, on the stream of
-the forward pass that needs it: after whatever an earlier step still writes there, before anything that reads it.
+the copiers fill. `loads` says why. What has arrived there is put into the engine's blocks by this process, on the
+stream of the forward pass that needs it: after whatever an earlier step still writes there, before anything that reads
+it.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Which block holds which page of which request, put together from the engine's deltas.
 
 A request's blocks and tokens come as what is new since the step before; with chunked prefill and the overlap scheduler
-a step may bring neither. A block's epoch is taken when it enters the table, right after the fence was raised: when a page
-is committed the block may be somebody else's, and then its epoch has moved on.
+a step may bring neither. A block's epoch is taken when it enters the table, right after the fence was raised: when a
+page is committed the block may be somebody else's, and then its epoch has moved on.
 
 When is a page complete? The GPU is not synchronised at any callback. But a token that the host knows was sampled from
 logits that depend on every layer's attention over all positions before it, on every rank (each layer's output goes
 through the ranks' all-reduce), and all of a rank's work is in the order of one stream. So when a request has n tokens
-of which at least one was generated, the KV of its first n - 1 is in place on all ranks. Nothing else is taken as proof: a
-prompt's pages wait for the first token, which the scheduler shows with a later step (`RequestData.new_tokens`) or when
-the request ends.
+of which at least one was generated, the KV of its first n - 1 is in place on all ranks. Nothing else is taken as
+proof: a prompt's pages wait for the first token, which the scheduler shows with a later step (`RequestData.new_tokens`)
+or when the request ends.
 """
 
 from __future__ import annotations
