@@ -101,9 +101,7 @@ def main() -> None:
     interface.install(chosen.place)
     from rekindle_plugins.tensorrt_llm import RekindleScheduler, RekindleWorker
 
-    settings = Settings(
-        chosen.manager, bool(chosen.overlap), chosen.pages, chosen.chunk, chosen.ranks, bool(chosen.dummies)
-    )
+    settings = Settings(chosen.manager, bool(chosen.overlap), chosen.pages, chosen.chunk, chosen.ranks, chosen.dummies)
     executor = Executor(settings, llm_args(chosen.model, settings), RekindleScheduler, RekindleWorker)
     server = Server(chosen.port, executor)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -30,8 +30,8 @@ class Settings:
     pages: int = 256
     chunk_tokens: int = 128
     ranks: int = 1
-    has_dummies: bool = False
-    """Whether steps take a free block behind the connector's back, as padding a CUDA graph does, and write to it."""
+    dummy_pages: int = 0
+    """Free blocks that a step takes behind the connector's back, as padding a CUDA graph does, and writes to."""
     page_tokens: int = 16
 
 
@@ -99,7 +99,7 @@ class Executor:
         room = self.pool.free_count - self._promised()
         for request in [r for r in self.active if r.is_in_context and not r.pages]:
             needed = self._needed(len(request.prompt) + request.max_new_tokens)
-            if needed > room - self.settings.has_dummies:
+            if needed > room - self.settings.dummy_pages:
                 break
             room -= needed
             context.append(request)
@@ -125,10 +125,9 @@ class Executor:
             "build_connector_meta", self.scheduler.build_connector_meta, self._output(context, generation)
         )
         self._on_workers("start_load_kv", lambda worker: worker.start_load_kv(self.stream), plan)
-        if self.settings.has_dummies:
-            (dummy,) = self.pool.take(1)
-            self.stream.put(lambda: self.cache.scribble(dummy))
-            self.pool.release([dummy])
+        dummies = self.pool.take(self.settings.dummy_pages)
+        self.stream.put(lambda: [self.cache.scribble(page) for page in dummies])
+        self.pool.release(dummies)
         sampled = []
         work: list[Callable[[], None]] = []
         for request in context:
