@@ -1,0 +1,64 @@
+"""`trtllm-serve`'s command line, and what is refused with the recipe."""
+
+from __future__ import annotations
+
+import pytest
+from rekindle.backends import discover
+from rekindle_plugins.contract import ConfigError, Launch
+from rekindle_plugins.tensorrt_llm.adapter import ENGINE_YAML, TensorRtLlmAdapter
+
+SERVE = ("trtllm-serve", "serve", "meta-llama/Llama-3.1-8B-Instruct")
+
+
+@pytest.fixture
+def adapter() -> TensorRtLlmAdapter:
+    return TensorRtLlmAdapter()
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        Launch(SERVE),
+        Launch(("mpirun", "-n", "2", "/usr/bin/trtllm-serve", "model")),
+        Launch(("python3", "-m", "tensorrt_llm.commands.serve", "serve", "model")),
+        Launch(("bash", "-c", "trtllm-serve serve model")),
+        Launch((), ("serve", "model"), image="nvcr.io/nvidia/tensorrt-llm/release:1.2.0"),
+    ],
+    ids=str,
+)
+def test_trtllm_serve_is_recognised(adapter: TensorRtLlmAdapter, launch: Launch) -> None:
+    assert adapter.recognises(launch)
+    assert discover(()).for_launch(launch).info.name == "tensorrt_llm"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("words", [("vllm", "serve", "m"), ("trtllm-bench",), ()])
+def test_other_commands_are_not(adapter: TensorRtLlmAdapter, words: tuple[str, ...]) -> None:
+    assert not adapter.recognises(Launch(words))
+
+
+def test_a_plain_command_gets_our_file_and_the_run_directory_under_the_engines_prefix(
+    adapter: TensorRtLlmAdapter,
+) -> None:
+    wired = adapter.wire(Launch(SERVE, environment={"REKINDLE_RUN_DIR": "/run/x"})).launch
+    assert wired.words == (*SERVE, "--config", str(ENGINE_YAML))
+    assert wired.environment == {"REKINDLE_RUN_DIR": "/run/x", "TLLM_REKINDLE_RUN_DIR": "/run/x"}
+    assert adapter.wire(wired).launch == wired
+    lines = ENGINE_YAML.read_text()
+    for name in ("rekindle_plugins.tensorrt_llm", "RekindleScheduler", "RekindleWorker", "GUARANTEED_NO_EVICT"):
+        assert name in lines
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        Launch((*SERVE, "--config", "mine.yaml")),
+        Launch((*SERVE, "--extra_llm_api_options=mine.yaml")),
+        Launch(("sh", "-c", "trtllm-serve model")),
+        Launch(SERVE, image="nvcr.io/nvidia/tensorrt-llm/release:1.2.0"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_wired_safely_is_refused_with_what_to_do(adapter: TensorRtLlmAdapter, launch: Launch) -> None:
+    with pytest.raises(ConfigError) as refused:
+        adapter.wire(launch)
+    assert "TLLM_REKINDLE_RUN_DIR" in refused.value.hint
