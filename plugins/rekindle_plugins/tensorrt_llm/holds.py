@@ -2,8 +2,8 @@
 
 The engine pins a block by putting it into its prefix cache. Where the cache has another block with the same content,
 that one is pinned, and the request's own is free, whatever we answered. So a block is only kept when it was found in
-the cache, or when its key was never computed before in this engine's life: then the cache cannot know another. All other
-blocks are let go of at once; what they hold was announced before, and is mostly stored already.
+the cache, or when its key was never computed before in this engine's life: then the cache cannot know another. All
+other blocks are let go of at once; what they hold was announced before, and is mostly stored already.
 """
 
 from __future__ import annotations
