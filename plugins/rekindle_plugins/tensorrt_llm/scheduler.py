@@ -8,7 +8,7 @@
 
 Only blocks that some request holds are announced. When a request's blocks are let go of, their epochs are raised: the
 engine hands blocks out at places that no connector hears of (the dummy requests that pad a CUDA graph), so a free block
-must not be copied, though it still holds what it held. That is why an ended request keeps its blocks for a moment.
+must not be copied, though it still holds what it held. An ended request keeps its blocks for a moment (`holds`).
 
 Leans on `RequestData` and `SchedulerOutput` (pyexecutor/connectors/kv_cache_connector.py; earlier versions without the
 folder), and on `LlmRequest.request_id` and `.get_tokens(0)`.
@@ -21,7 +21,6 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rekindle_plugins.client.guard import Guard
@@ -30,6 +29,7 @@ from rekindle_plugins.client.shim import Shim
 from rekindle_plugins.contract.journal import ROOT
 from rekindle_plugins.contract.plugin import PluginInfo, Stage
 from rekindle_plugins.tensorrt_llm.geometry import Pool
+from rekindle_plugins.tensorrt_llm.holds import Holds
 from rekindle_plugins.tensorrt_llm.identity import identity_of
 from rekindle_plugins.tensorrt_llm.keys import flags_of, root_of
 from rekindle_plugins.tensorrt_llm.loads import Loads, Staging
@@ -40,18 +40,7 @@ from rekindle_plugins.tensorrt_llm.support import UnsupportedError, check_args, 
 from rekindle_plugins.tensorrt_llm.tables import BAD_PAGE, Owners, RequestTable
 from rekindle_plugins.tensorrt_llm.warm_up import warm_up_engine
 
-HOLD_S = 2.0
-"""How long an ended request's blocks are kept for a sidecar that does not copy them."""
 STAGING_JOURNAL_RECORDS = 64
-
-
-@dataclass(frozen=True)
-class _Held:
-    """Blocks of a request that has ended, until they are copied."""
-
-    pages: tuple[int, ...]
-    keys: tuple[bytes, ...]
-    until: float
 
 
 class LeaderShim(Shim):
@@ -72,8 +61,7 @@ class LeaderShim(Shim):
         self._roots: dict[int, bytes | None] = {}
         self._tables: dict[int, RequestTable] = {}
         self._owners = Owners()
-        self._held: dict[int, _Held] = {}
-        self._reportable: set[int] = set()
+        self._holds = Holds(self._is_stored, self._let_go)
         self._step = 0
         self._is_in_step = False
 
@@ -166,18 +154,11 @@ class LeaderShim(Shim):
         if leader is None or table is None:
             return False
         if table.take_all_tokens(request.get_tokens(0)):
+            self._mark(table)
             self._commit(leader, table)
-        keys = tuple(
-            table.key(index, self._page_tokens)
-            for index in range(table.committed if table.root is not None else 0)
-            if leader.is_live(table.pages[index])
-        )
-        held = _Held(tuple(table.pages), keys, time.monotonic() + HOLD_S)
-        if request_id in self._held or self._may_let_go(leader, held):
-            self._let_go(leader, held.pages)
-            return False
-        self._held[request_id] = held
-        return True
+        count = table.committed if table.root is not None else 0
+        keys = (table.key(index, self._page_tokens) for index in range(count))
+        return self._holds.end(request_id, table.pages, keys, leader.linked)
 
     def forget(self, request: Any) -> None:
         """The request will not take what was claimed for it: it ended, or begins again."""
@@ -196,8 +177,8 @@ class LeaderShim(Shim):
         """Its blocks are somebody else's already. It will come again as a new request."""
         self.forget(request)
         table = self._tables.pop(int(request.request_id), None)
-        if self.leader is not None and table is not None:
-            self._let_go(self.leader, table.pages)
+        if table is not None:
+            self._let_go(table.pages)
 
     # -- one step ----------------------------------------------------------------------------------------------
 
@@ -222,6 +203,7 @@ class LeaderShim(Shim):
         if leader is None:
             return
         started = time.perf_counter_ns()
+        self._holds.expire(leader.linked)
         for data in output.cached_requests:
             self._continue(leader, data)
         for data in output.new_requests:  # last: they may have found what the others have just completed
@@ -239,37 +221,28 @@ class LeaderShim(Shim):
         return {request_id: first for request_id in ids if (first := self._loads.first_page(request_id)) is not None}
 
     def poll(self, finished: Sequence[int]) -> list[int]:
-        """On rank 0, once per iteration: which of the ended requests' blocks may be freed. Theirs are fenced off then.
-
-        One at a time: some versions let go of the first only.
-        """
+        """On rank 0, once per iteration: which ended requests' blocks may be freed. They are fenced off by then."""
         leader = self.leader
         if leader is None:
             return list(finished)
         if self._loads is not None:
             self._loads.polled()
         self._end_step(leader)
-        self._reportable.update(finished)
-        for request_id in sorted(self._reportable):
-            held = self._held.get(request_id)
-            if held is None or self._may_let_go(leader, held):
-                if held is not None:
-                    self._let_go(leader, self._held.pop(request_id).pages)
-                self._reportable.discard(request_id)
-                return [request_id]
-        return []
+        self._holds.expire(leader.linked)
+        return self._holds.report(finished)
 
     def _begin(self, leader: Leader, data: Any, claimed_from: int | None) -> None:
         request_id = int(data.request_id)
         old = self._tables.pop(request_id, None)
         if old is not None:
-            self._let_go(leader, old.pages)
+            self._let_go(old.pages)
         tokens = [int(token) for token in data.new_tokens]
         table = RequestTable(self._roots.pop(request_id, None), len(tokens), tokens)
         found = int(data.computed_position) // self._page_tokens
         # Some versions count what was claimed among the computed tokens, others do not.
         found = max(0, found if claimed_from is None else min(found, claimed_from))
         self._take_pages(leader, table, _pages_of(data), found)
+        self._mark(table, found)
         self._tables[request_id] = table
 
     def _continue(self, leader: Leader, data: Any) -> None:
@@ -279,8 +252,9 @@ class LeaderShim(Shim):
             leader.raise_pages([page for page in pages if page > BAD_PAGE])
             return
         self._take_pages(leader, table, pages, 0)
+        table.tokens.extend(int(token) for token in data.new_tokens)
+        self._mark(table)
         if data.new_tokens:
-            table.tokens.extend(int(token) for token in data.new_tokens)
             self._commit(leader, table)
 
     def _take_pages(self, leader: Leader, table: RequestTable, pages: Sequence[int], found: int) -> None:
@@ -288,6 +262,20 @@ class LeaderShim(Shim):
         leader.raise_pages([page for page in pages[found:] if page > BAD_PAGE])
         table.add_pages(pages, leader.epoch)
         self._owners.add(pages)
+
+    def _mark(self, table: RequestTable, found: int = 0) -> None:
+        """Counts the keys of a request's new pages, the first `found` as found and the others as computed.
+
+        Well before the engine's cache hears of what is computed.
+        """
+        if table.root is None:
+            return
+        end = min(len(table.pages), len(table.tokens) // self._page_tokens)
+        for index in range(table.marked, end):
+            if table.pages[index] > BAD_PAGE:
+                count = self._holds.found if index < found else self._holds.computed
+                count(table.key(index, self._page_tokens), table.pages[index])
+        table.marked = max(table.marked, end)
 
     def _commit(self, leader: Leader, table: RequestTable) -> None:
         """Announces the pages of a request that have become complete."""
@@ -307,12 +295,14 @@ class LeaderShim(Shim):
             )
         table.committed = max(table.committed, end)
 
-    def _may_let_go(self, leader: Leader, held: _Held) -> bool:
-        """Whether nothing is left to be copied, or nobody there to do it."""
-        return not leader.linked or time.monotonic() >= held.until or all(map(leader.has, held.keys))
+    def _is_stored(self, key: bytes) -> bool:
+        return self.leader is not None and self.leader.has(key)
 
-    def _let_go(self, leader: Leader, pages: Sequence[int]) -> None:
-        leader.raise_pages(self._owners.drop(pages))
+    def _let_go(self, pages: Sequence[int]) -> None:
+        """One hold less on each. What nobody holds any more is fenced off."""
+        free = self._owners.drop(pages)
+        if self.leader is not None:
+            self.leader.raise_pages(free)
 
     def _end_step(self, leader: Leader) -> None:
         if self._is_in_step:

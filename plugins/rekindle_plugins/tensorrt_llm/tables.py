@@ -37,6 +37,8 @@ class RequestTable:
     keys: list[bytes] = field(default_factory=list)
     committed: int = 0
     """Pages that were committed, or can never be."""
+    marked: int = 0
+    """Pages whose keys were counted as computed (`holds`)."""
 
     def add_pages(self, page_ids: Sequence[int], epoch_of: Callable[[int], int]) -> None:
         """Blocks, in order of position. A bad index keeps its place."""

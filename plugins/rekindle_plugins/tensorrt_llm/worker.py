@@ -72,14 +72,15 @@ class WorkerShim(Shim):
 
     def attach_layout(self, layout: Any, rank: int, engine_version: str) -> None:
         """V2's pools. Raises UnsupportedError when the memory cannot be protected."""
-        self.attach(pool_of_layout(layout), rank, engine_version)
+        self.attach(pool_of_layout(layout), rank, engine_version, NOT_EXPORTABLE)
 
-    def attach(self, pool: Pool, rank: int, engine_version: str) -> None:
+    def attach(self, pool: Pool, rank: int, engine_version: str, hint: str = "") -> None:
+        """`hint`: what to do where the memory cannot be shared, if the driver's word is not enough."""
         self.stages.enter(Stage.ATTACHED)
         try:
             exported = export_buffers(pool.buffers)
         except DeviceError as error:
-            raise UnsupportedError(f"{error.subject}: {error.problem} ({NOT_EXPORTABLE})") from error
+            raise UnsupportedError(f"{error.subject}: {error.problem} ({hint or error.hint})") from error
         sizes = tuple(size for _, size in pool.buffers)
         region = Region(rank, exported.kind, pool.page_count, sizes, (pool.group,), pool.layout, exported.devices)
         pages = staging_pages(pool, self._settings.staging_bytes)
