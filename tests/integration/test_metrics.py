@@ -12,6 +12,7 @@ from typing import Any
 import promql_parser
 import pytest
 from driving import Pod, Reference
+from driving.process import proceed, stop_and_wait
 from driving.reference import prompt
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
@@ -129,6 +130,34 @@ def test_an_engine_with_nothing_to_do_has_neither_lag_nor_a_step_age(story: tupl
     assert after.value("pages_pending", backend="nano") == 0
     assert after.value("checkpoint_lag_seconds", backend="nano") == 0
     assert after.value("engine_step_age_seconds", backend="nano") is None
+
+
+def test_a_hung_engine_with_work_grows_old_and_one_without_does_not(pod: Pod) -> None:
+    engine = pod.engine()
+    engine.ask(prompt(100))
+    engine.freeze()
+    assert pod.sidecar.engine().step_age_s is None
+    engine.thaw()
+    with engine.stream(prompt(100, 1), 400) as stream:
+        next(iter(stream))
+        engine.freeze()
+        pod.sidecar.when("the engine's step to be old", lambda s: [e for e in s.engines if (e.step_age_s or 0) > 0.5])
+        engine.thaw()
+        for _ in stream:
+            pass
+    pod.sidecar.when("the engine to be idle", lambda s: [e.step_age_s for e in s.engines] == [None])
+
+
+def test_pages_that_nobody_copies_grow_old(pod: Pod) -> None:
+    engine = pod.engine()
+    (copier,) = pod.sidecar.ready_copiers()
+    stop_and_wait(copier)
+    engine.ask(prompt(300))
+    pages = pod.sidecar.when("a lag", lambda s: s.engines[0].pages.lag_s > 0.5).engines[0].pages
+    assert pages.pending >= 18
+    proceed(copier)
+    after = pod.sidecar.when_idle().engines[0].pages
+    assert after.lag_s == 0
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:

@@ -1,7 +1,7 @@
 """The command ``rekindle``. ``main`` is the console script; each command's module is imported when it is run.
 
 ``rekindle --help`` must come at once and in any image, so this package imports click and nothing else: no gRPC, no
-aiohttp, no numpy (a test holds it to that).
+aiohttp, no numpy, not even the contract (a test holds it to that).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import sys
 from typing import NoReturn
 
 import click
-from rekindle_plugins.contract.errors import RekindleError
 
 from rekindle.cli.lazy import LazyCommand, LazyGroup
 
@@ -67,9 +66,13 @@ def main() -> NoReturn:
     """Run the command line of this process and exit. The one place where errors become text and exit codes."""
     try:
         cli.main(prog_name="rekindle")
-    except RekindleError as error:
+    except Exception as error:
+        from rekindle_plugins.contract.errors import RekindleError
+
         from rekindle.admin import failure
 
+        if not isinstance(error, RekindleError):
+            raise
         click.echo(failure.explain(error), err=True)
         sys.exit(failure.outside(error).exit)
     sys.exit(0)
