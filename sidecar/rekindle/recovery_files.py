@@ -17,7 +17,7 @@ from rekindle.lifecycle.status import RecoveryReport
 
 KEPT = 32
 _LARGEST_BYTES = 256 << 10
-_TEXTS = ("identity", "reason")
+_TEXTS = ("identity", "reason", "suspicion")
 _OPTIONAL_TEXTS = ("died_instance", "started_instance")
 _COUNTS = ("number", "pages_committed", "pages_salvaged", "pages_unsaved", "pages_restored", "tokens_restored")
 

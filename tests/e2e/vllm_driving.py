@@ -208,6 +208,8 @@ class VllmEngine:
         self.environ: dict[str, str] = {}
         self.shm_bytes = 0
         self.port = 0
+        self.fixed_port = 0
+        """Where every start listens; 0: each somewhere else."""
         self.pid = 0
         self.start_s = 0.0
         self.log = pod.directory / f"engine{len(pod.engines)}.log"
@@ -224,7 +226,7 @@ class VllmEngine:
 
     def begin(self, **flags: Any) -> None:
         assert not self.members(), "it is running"
-        self.port = _free_port()
+        self.port = self.fixed_port or free_port()
         settings = {"model": str(self.model), "port": self.port, "host": "127.0.0.1", **self.flags, **flags}
         self.log.touch()
         self._log_start = self.log.stat().st_size
@@ -373,7 +375,7 @@ def make_model(python: str, folder: Path, *options: str) -> Path:
     return folder
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A free port that the kernel gives to nobody who asks it for just any: vLLM binds it some seconds later."""
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:

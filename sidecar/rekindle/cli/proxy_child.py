@@ -40,8 +40,7 @@ class ProxyChild:
         self._address: HttpAddress | None = None
         self._counts: Mapping[str, Any] = {}
 
-    @property
-    def counts(self) -> Mapping[str, Any]:
+    def told(self) -> Mapping[str, Any]:
         """The living process's last word: ``proxy.counts.Counts`` as JSON. Empty before the first one."""
         return self._counts
 

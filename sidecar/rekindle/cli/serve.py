@@ -56,6 +56,7 @@ async def serve_until_signalled(config: Config) -> None:
         keeper = Keeper(config, backends)
         await keeper.start()
         running.push_async_callback(keeper.stop)
+        proxy = None
         if config.proxy is not None:
             from rekindle.cli.proxy_child import ProxyChild
 
@@ -66,9 +67,11 @@ async def serve_until_signalled(config: Config) -> None:
         running.push_async_callback(admin.stop)
         await admin.start()
         if config.http is not None:
+            from rekindle.http.proxy_metrics import ProxyCollector
             from rekindle.http.server import HttpServer
 
-            http = HttpServer(keeper, config.http)
+            more = [ProxyCollector(proxy.told)] if proxy is not None else []
+            http = HttpServer(keeper, config.http, more)
             running.push_async_callback(http.stop)
             await http.start()
         LOG.info("serving", extra={"pid": os.getpid(), "run_dir": str(config.run_dir)})

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 from rekindle_plugins.contract.errors import RekindleError, UnavailableError
 
 from rekindle.admin.source import StatusSource
@@ -33,11 +35,13 @@ LOG = logging.getLogger("rekindle.http")
 class HttpServer:
     """One listener. Not restartable: make another."""
 
-    def __init__(self, source: MetricsSource, address: HttpAddress) -> None:
+    def __init__(self, source: MetricsSource, address: HttpAddress, more: Sequence[Collector] = ()) -> None:
+        """`more`: metrics that are not the keeper's."""
         self._source = source
         self._address = address
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(KeeperCollector(source))
+        for collector in (KeeperCollector(source), *more):
+            self._registry.register(collector)
         self._runner: web.AppRunner | None = None
 
     @property

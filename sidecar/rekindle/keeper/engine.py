@@ -21,7 +21,6 @@ from rekindle_plugins.contract.journal import Heartbeat
 from rekindle_plugins.contract.wire import Message
 
 from rekindle.backends import Backends
-from rekindle.copier.memory import ArenaPart
 from rekindle.keeper.attachment import (
     Hello,
     LeaderAttachment,
@@ -35,15 +34,14 @@ from rekindle.keeper.checkpoint import Checkpoint
 from rekindle.keeper.engine_status import engine_status, step_age_s
 from rekindle.keeper.gate import Gate
 from rekindle.keeper.hang_watch import HangWatch
-from rekindle.keeper.lane import Lane, LaneSpec
+from rekindle.keeper.lanes import open_lanes
 from rekindle.keeper.peer import Peer
-from rekindle.keeper.planning import MAX_PLAN_PAGES, plan_messages, read_fill_rows
+from rekindle.keeper.planning import MAX_PLAN_PAGES, plan_messages, read_fill_rows, read_restored
 from rekindle.keeper.reports import Reports
 from rekindle.keeper.salvage import FINAL_BUDGET_S, salvage
 from rekindle.keeper.stores import OpenStore, Stores
 from rekindle.keeper.suspects import Suspects
 from rekindle.keeper.tally import Tally
-from rekindle.keeper.transfers import Transfers
 from rekindle.keeper.trial import WITHHELD, Trial
 from rekindle.lifecycle.machine import Action, Event, State, step
 from rekindle.lifecycle.status import EngineStatus
@@ -261,11 +259,7 @@ class Engine:
         transfers.flush()
 
     def _restored(self, message: Message) -> None:
-        rejected = {k[:40]: v for k, v in list(message["rejected"].items())[:32]}
-        counts = [message["restored"], message["tokens"], *rejected.values()]
-        if not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in counts) or not all(map(str.isprintable, rejected)):
-            raise ProtocolError("receive", f"report from {self.instance}", "its counts cannot be")
-        self._last_restore = (message["restored"], message["tokens"], rejected, float(message["seconds"]))
+        self._last_restore = read_restored(message, self.instance)
         self._happen(Event.RESTORE_ENDED)
 
     async def _reset(self, identity: Identity, generation: int) -> None:
@@ -376,39 +370,18 @@ class Engine:
         assert leader is not None
         assert store is not None
         assert checkpoint is not None
-        geometry = store.arena.geometry
-        group_bytes = [
-            sum(rank.region.groups[group].part_bytes for rank in self._ranks.values())
-            for group in range(len(leader.group_tokens))
-        ]
-        transfers = Transfers(store.catalog, group_bytes, self.tally, self._answer)
-        checkpoint.transfers = transfers
-        lock_fd = self._stores.store.lock_fd
-        for rank in range(self.world_size):
-            attachment = self._ranks[rank]
-            part = ArenaPart(
-                geometry.slot_offset(0, rank), geometry.page.slot_bytes, geometry.page.rank_bytes, geometry.slot_count
-            )
-            region, buffers, fence_fd = attachment.region, attachment.fds, leader.fence.fd
-            spec = LaneSpec(region, buffers, store.arena.fd, part, fence_fd, lock_fd, self._config.copy_bandwidth)
-
-            def on_rows(rows: Any, rank: int = rank) -> None:
-                transfers.take_rows(rank, rows)
-                checkpoint.after_rows()
-
-            def on_lifeline(fds: list[int], sent: Callable[[], None], rank: int = rank) -> None:
-                leader.peer.send("copier", fds, then=sent, rank=rank)
-
-            transfers.lanes.append(
-                Lane(
-                    spec,
-                    self._config.copier_timeout_s,
-                    on_rows,
-                    on_lifeline,
-                    self._copier_crashed,
-                    self.tally.copiers[rank],
-                )
-            )
+        open_lanes(
+            leader,
+            self._ranks,
+            store,
+            self._stores.store.lock_fd,
+            checkpoint,
+            self.tally,
+            self._answer,
+            self._copier_crashed,
+            timeout_s=self._config.copier_timeout_s,
+            bandwidth=self._config.copy_bandwidth,
+        )
 
     def _copier_crashed(self, reason: str) -> None:
         self.note = f"a copier was lost: {reason}"[:400]

@@ -8,6 +8,7 @@ from typing import Any
 
 from rekindle_plugins.contract.errors import ProtocolError
 from rekindle_plugins.contract.journal import LAZY_ONLY, ROOT
+from rekindle_plugins.contract.wire import Message
 
 from rekindle.keeper.transfers import FillRow
 from rekindle.store.catalog import Catalog
@@ -72,3 +73,12 @@ def read_fill_rows(rows: list[Any], page_count: int, group_count: int, peer: str
             raise ProtocolError("fill", peer, f"{row!r:.120} cannot be: {page_count} pages, {group_count} groups")
         found.append(parsed)
     return found
+
+
+def read_restored(message: Message, instance: str) -> tuple[int, int, dict[str, int], float]:
+    """(pages, tokens, rejected by reason, seconds) of a restore, as the shim tells it. Raises ProtocolError."""
+    rejected = {reason[:40]: count for reason, count in list(message["rejected"].items())[:32]}
+    counts = [message["restored"], message["tokens"], *rejected.values()]
+    if not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in counts) or not all(map(str.isprintable, rejected)):
+        raise ProtocolError("receive", f"report from {instance}", "its counts cannot be")
+    return message["restored"], message["tokens"], rejected, float(message["seconds"])

@@ -167,7 +167,7 @@ def test_the_shell_is_told_commands_and_options_without_running_any_of_them() ->
         assert heavy == "[]"
         return [line.partition(",")[2] for line in offered]
 
-    assert complete("rekindle s", 1) == ["serve", "status", "session", "store"]
+    assert complete("rekindle s", 1) == ["serve", "status", "session", "store", "stage"]
     assert complete("rekindle session ", 2) == ["evict", "export", "import", "list", "pin", "show", "unpin"]
     assert "--show-tokens" in complete("rekindle session show --s", 3)
 

@@ -41,8 +41,8 @@ def test_the_list_shows_everything_that_was_found_and_why_something_is_not_loade
     done = rekindle("plugin", "list", "-o", "json", "--plugin-dir", plugin_dir)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["plugins"]
-    assert [entry["name"] for entry in found] == ["nano", "vllm", "broken", "mine", "mine"]
-    nano, _, broken, first, second = found
+    assert [entry["name"] for entry in found] == ["nano", "tensorrt_llm", "vllm", "broken", "mine", "mine"]
+    nano, _, _, broken, first, second = found
     assert (nano["loaded"], nano["contract"], nano["engine"]) == (True, "1.0", "nano_engine 1")
     assert "lazy-restore" in nano["capabilities"]
     assert nano["source"].startswith("rekindle ")
@@ -57,8 +57,8 @@ def test_the_table_has_the_same_and_takes_no_plugins_word_for_markup(plugin_dir:
     assert done.stderr == ""
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert lines[0].split() == ["name", "version", "contract", "engine", "capabilities", "source", "loaded"]
-    assert lines[3].endswith("no: RuntimeError: [bold]no[/bold] luck")
-    assert lines[5].endswith("yes")
+    assert lines[4].endswith("no: RuntimeError: [bold]no[/bold] luck")
+    assert lines[6].endswith("yes")
 
 
 def test_flags_are_ready_for_a_shell(plugin_dir: Path) -> None:

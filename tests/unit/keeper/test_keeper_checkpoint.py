@@ -85,7 +85,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         leader = LeaderAttachment(None, identity, 0, [], PAGES, (2,), reader, fence, wake_fd)  # type: ignore[arg-type]
         tally, lane = Tally(), RememberingLane()
         transfers = Transfers(opened.catalog, [64], tally, lambda _, __: None, lanes=[lane])  # type: ignore[list-item]
-        checkpoint = Checkpoint("engine", leader, tally, lambda: None, lambda: False, Gate())
+        checkpoint = Checkpoint("engine", leader, tally, lambda: None, lambda: None, lambda: False, Gate())
         checkpoint.transfers = transfers
         yield Scene(journal, fence, checkpoint, transfers, lane, tally)
         checkpoint.close()

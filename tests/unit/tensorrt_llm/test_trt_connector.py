@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ STREAM = SimpleNamespace(cuda_stream=0)
 
 
 def test_an_unsupported_engine_runs_as_without_us(connector: Any, model: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "rekindle.tensorrt_llm")
     args = llm_args(model, pipeline_parallel_size=2)
     scheduler, worker = connector.RekindleScheduler(args), connector.RekindleWorker(args)
     assert "pipeline parallelism is not supported" in caplog.text

@@ -1,0 +1,137 @@
+"""The official client's streams through the proxy, while a real vLLM is killed: nobody notices more than a pause."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from driving import until
+from vllm_driving import ANSWER_S, Launcher, VllmEngine, VllmPod, free_port
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+WAIT_S = 400.0
+TOKENS = 160
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": TOKENS}
+SHAPES: list[dict[str, Any]] = [
+    GREEDY,
+    GREEDY | {"stream_options": {"include_usage": True}},
+    GREEDY | {"max_tokens": None, "max_completion_tokens": TOKENS + 7},
+    GREEDY | {"extra_body": {"min_tokens": 50, "repetition_penalty": 1.1}},
+    GREEDY | {"presence_penalty": 0.7},
+    GREEDY | {"logprobs": True, "top_logprobs": 2},
+    {"temperature": 0.8, "seed": 11, "max_tokens": TOKENS},
+    GREEDY | {"stop": ["never to be found"]},
+]
+"""Of eight chats. The first four are continued, the others replayed."""
+
+
+class Chat:
+    """One streamed chat of the official client, on a thread of its own. No retries: an error is an error."""
+
+    def __init__(self, port: int, number: int, salt: str) -> None:
+        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=WAIT_S)
+        messages = [{"role": "user", "content": f"Conversation {number}: " + f"tell me of {number} things. " * 20}]
+        self.fields: dict[str, Any] = {"model": "m", "messages": messages, **SHAPES[number]}
+        more = {"ignore_eos": True, "return_token_ids": True, "cache_salt": f"{salt} {number}"}
+        self.fields["extra_body"] = more | self.fields.get("extra_body", {})
+        self.tokens: list[int] = []
+        self.text = ""
+        self.logprobs = 0
+        self.ids: set[tuple[str, int]] = set()
+        self.roles: list[str] = []
+        self.finish = ""
+        self.usage: Any = None
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        try:
+            for chunk in self.client.chat.completions.create(stream=True, **self.fields):
+                self.ids.add((chunk.id, chunk.created))
+                self.usage = chunk.usage or self.usage
+                for choice in chunk.choices:
+                    self.text += choice.delta.content or ""
+                    self.tokens += getattr(choice, "token_ids", None) or ()
+                    self.roles += [choice.delta.role] if choice.delta.role else []
+                    self.logprobs += len(choice.logprobs.content or ()) if choice.logprobs else 0
+                    self.finish = choice.finish_reason or self.finish
+        except Exception as error:
+            self.error = error
+
+    def finished(self) -> dict[str, Any]:
+        """What the client saw of it. AssertionError for any error."""
+        self.thread.join(WAIT_S)
+        assert not self.thread.is_alive()
+        assert self.error is None, repr(self.error)
+        assert len(self.ids) == 1
+        counts = (self.usage.prompt_tokens, self.usage.completion_tokens) if self.usage else None
+        return {
+            "tokens": self.tokens,
+            "text": self.text,
+            "logprobs": self.logprobs,
+            "roles": self.roles,
+            "finish": self.finish,
+            "usage": counts,
+        }
+
+
+@pytest.fixture
+def proxied(launcher: Launcher, llama: Path) -> Iterator[tuple[VllmEngine, int, VllmPod]]:
+    """An engine that is yet to be started, and the proxy's port."""
+    port, engine_port = free_port(), free_port()
+    with VllmPod(launcher, proxy=f"127.0.0.1:{port}=http://127.0.0.1:{engine_port}", proxy_wait="10m") as pod:
+        pod.sidecar.start()
+        engine = pod.engine(llama)
+        engine.fixed_port = engine_port
+        yield engine, port, pod
+        print({name: text[-6000:] for name, text in pod.logs().items() if "sidecar" in name}["sidecar.log"])
+
+
+def test_chats_of_the_official_client_live_through_a_kill_and_another_one_during_the_recovery(
+    proxied: tuple[VllmEngine, int, VllmPod],
+) -> None:
+    engine, port, pod = proxied
+    engine.start()
+    numbers = range(len(SHAPES))
+    references = [Chat(engine.port, number, "reference") for number in numbers]
+    expected = [reference.finished() for reference in references]
+    assert all(len(seen["tokens"]) >= TOKENS for seen in expected)
+    plain: dict[str, Any] = {"model": "m", "prompt": [5, 6, 7], "temperature": 0, "max_tokens": TOKENS}
+    direct = openai.OpenAI(base_url=f"http://127.0.0.1:{engine.port}/v1", api_key="-")
+    through = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=WAIT_S)
+    message = {"model": "m", "messages": [{"role": "user", "content": "Well?"}], **GREEDY}
+    wholes = [direct.completions.create(**plain), direct.chat.completions.create(**message)]
+
+    chats = [Chat(port, number, "proxy") for number in numbers]
+    answers: list[Any] = [None, None]
+
+    def ask_whole() -> None:
+        answers[0] = through.completions.create(**plain)
+        answers[1] = through.chat.completions.create(**message)
+
+    asking = threading.Thread(target=ask_whole, daemon=True)
+    asking.start()
+    until("some tokens of all", lambda: all(len(c.tokens) >= 20 or c.error for c in chats), ANSWER_S)
+    engine.kill()
+    seen = [len(chat.tokens) for chat in chats]
+    assert all(20 <= count < TOKENS for count in seen), f"it was to be killed in the middle: {seen}"
+    engine.start()
+    until("an answer to go on", lambda: any(len(c.tokens) > n for c, n in zip(chats, seen, strict=True)), ANSWER_S)
+    engine.kill()
+    engine.start()
+    assert [chat.finished() for chat in chats] == expected
+    asking.join(WAIT_S)
+    for answer, want in zip(answers, wholes, strict=True):
+        assert answer.choices == want.choices
+        assert set(answer.model_dump()) == set(want.model_dump())
+        assert answer.usage.completion_tokens == want.usage.completion_tokens
+    log = pod.sidecar.output()
+    assert log.count("way=continue") >= 8
+    assert log.count("way=replay") >= 8
+    assert "way=impossible" not in log
