@@ -23,7 +23,7 @@ from transformers_driving import (
     prompt_of,
 )
 
-pytestmark = [pytest.mark.transformers, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.transformers, pytest.mark.timeout(300)]
 
 SHARED = prompt_of(100, 3 * BLOCK)
 """A system prompt, so to say: the beginning of several sessions."""

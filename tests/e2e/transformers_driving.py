@@ -19,8 +19,8 @@ from driving.process import Process
 ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / "examples" / "transformers_engine" / "lines_engine.py"
 PLUGIN = "rekindle_transformers:protect"
-START_S = 90.0
-ANSWER_S = 60.0
+START_S = 150.0
+ANSWER_S = 90.0
 BLOCK = 16
 VOCABULARY = 2048
 
