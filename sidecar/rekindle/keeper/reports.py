@@ -46,10 +46,11 @@ class Reports:
 
     @property
     def last(self) -> RecoveryReport | None:
-        return next(reversed(self._kept.values()), None)
+        return next(reversed(self.all()), None)
 
     def all(self) -> list[RecoveryReport]:
-        return list(self._kept.values())
+        """The oldest first. Without those of engines that are still being salvaged: their figures are not known yet."""
+        return [r for r in self._kept.values() if r.died_instance is None or r.release_s is not None]
 
     @property
     def phases(self) -> dict[str, PhaseTimes]:

@@ -19,6 +19,7 @@ def test_a_recovery_is_told_from_the_death_to_the_restored_pages(tmp_path: Path)
     reports = Reports(tmp_path)
     noticed_at = time.monotonic()
     number = reports.died("identity", "old", "gone", noticed_at, 0.004)
+    assert reports.last is None, "what a salvage will come to is not known yet"
     reports.released(number, **FIGURES)
     assert reports.attached("identity", "new", 9, ())
     reports.asked("identity")
