@@ -20,11 +20,14 @@ _POLL_S = 0.01
 class SidecarProcess:
     """`rekindle serve` in a folder of its own. The store goes to shared memory when there is room, as in a pod."""
 
-    def __init__(self, home: Path, store_size: str = "256MiB", store_dir: Path | None = None) -> None:
+    def __init__(
+        self, home: Path, store_size: str = "256MiB", store_dir: Path | None = None, proxy: str = "off"
+    ) -> None:
         self.run_dir = home / "run"
         self.log = home / "sidecar.log"
         self.store_dir = store_dir or home / "store"
         self._store_size = store_size
+        self._proxy = proxy
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -37,6 +40,7 @@ class SidecarProcess:
         parent = os.getpid()
         argv = [sys.executable, "-m", "rekindle.cli", "serve", "--run-dir", str(self.run_dir)]
         argv += ["--store-dir", str(self.store_dir), "--store-size", self._store_size, "--http", "off"]
+        argv += ["--proxy", self._proxy]
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=lambda: _die_with(parent)
