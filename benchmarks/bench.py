@@ -1,6 +1,6 @@
 """`make bench`: every figure as a ratio measured in one run, the two sides in alternation. Prints and keeps a table.
 
-    python benchmarks/bench.py [--only bandwidth|engine] [--model FOLDER]
+    python benchmarks/bench.py [--only bandwidth|engine|proxy] [--model FOLDER]
 
 The engine part needs VLLM_PYTHON (the Makefile sets it).
 """
@@ -20,6 +20,7 @@ from statistics import median
 
 import bandwidth
 import engine_bench
+import proxy_bench
 from rekindle.demo.engines import Engine, make_small_model, vllm_kind
 from rekindle.demo.sidecar import SidecarProcess
 
@@ -73,6 +74,11 @@ def engine_rows(model: Path | None) -> Iterator[Row]:
             sidecar.stop()
 
 
+def proxy_rows() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory(prefix="rekindle-bench-") as folder:
+        yield from proxy_bench.rows(proxy_bench.measure(Path(folder)))
+
+
 def _restart_rows(restart: engine_bench.Restart) -> Iterator[Row]:
     yield "first token after a restart ÷ warm hit before it", f"{restart.ratio():.2f}", "≤ 1.05"
     yield "  the same ÷ warm hits right after it, in the fresh engine", f"{restart.ratio_again():.2f}", "–"
@@ -99,7 +105,7 @@ def _throughput_rows(throughput: engine_bench.Throughput) -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=["bandwidth", "engine"])
+    parser.add_argument("--only", choices=["bandwidth", "engine", "proxy"])
     parser.add_argument("--model", type=Path)
     args = parser.parse_args()
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
@@ -111,10 +117,12 @@ def main() -> None:
     ]
     print(*lines, sep="\n", flush=True)
     parts = []
-    if args.only != "engine":
+    if args.only in (None, "bandwidth"):
         parts.append(bandwidth_rows())
-    if args.only != "bandwidth":
+    if args.only in (None, "engine"):
         parts.append(engine_rows(args.model))
+    if args.only in (None, "proxy"):
+        parts.append(proxy_rows())
     for rows in parts:
         for name, figure, goal in rows:
             lines.append(f"| {name} | {figure} | {goal} |")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -78,7 +79,7 @@ def refused(pod: Pod, code: str, act: Callable[[], object]) -> None:
     ("data", "code"),
     [
         (b"x", "protocol"),
-        (os.urandom(500), "protocol"),
+        (random.Random(500).randbytes(500), "protocol"),
         (b"GET / HTTP/1.1\r\nHost: pod\r\n\r\n", "protocol"),
         (b"RKDL", "protocol"),
         (packet({"type": "hello"}, magic=b"RKXX"), "protocol"),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 DONE = b"data: [DONE]\n\n"
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Made once: every event comes by here, and `json.dumps` makes an encoder for each call that is not plain."""
 Translate = Callable[[str, str], str]
 
 
@@ -17,7 +19,7 @@ def event(data: Any) -> bytes:
 
 def dump(data: Any) -> bytes:
     try:
-        return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        return _encode(data).encode()
     except UnicodeEncodeError:  # a lone surrogate can stand in JSON as an escape only
         return json.dumps(data, separators=(",", ":")).encode()
 

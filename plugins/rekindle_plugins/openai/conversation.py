@@ -121,9 +121,7 @@ class OpenAiConversation(Conversation):
         self._take_prompt(chunk, is_again=bool(self._again))
         kept = [choice for choice in choices if self._take_choice(chunk, choice)]
         self._take_usage(chunk)
-        if self._is_kept:
-            self.token_count = sum(len(choice.tokens) for choice in self._choices.values())
-        else:
+        if not self._is_kept:
             self._drop_journal()
         if not self._wishes.stream or (choices and not kept):
             return NOTHING
@@ -221,6 +219,7 @@ class OpenAiConversation(Conversation):
             seen.add_text(channel, text)
             self.journal_bytes += len(text)
         seen.add_main(fresh, main, is_single)
+        self.token_count += len(fresh)
         self.journal_bytes += 16 * len(fresh)
 
     def _take_usage(self, chunk: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """One run of the demo: conversations stream, the engine is killed in the middle, started again, and they go on.
 
 reference   every prompt once, uninterrupted, under another cache salt (so that nothing of it is found later)
-run         N conversations at once; when each has part of its answer: SIGKILL; restart; each sends what it has
+run         N conversations at once; when each has part of its answer: SIGKILL; restart
+            with Rekindle: each goes through the stream proxy, knows nothing of it, and just goes on
+            without: each notices, and sends what it has once more
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 from rekindle_plugins.contract.errors import UnavailableError
 
 from rekindle.admin.client import AdminClient
-from rekindle.demo.engines import Engine, EngineKind
+from rekindle.demo.engines import Engine, EngineKind, free_port
 from rekindle.demo.sidecar import SidecarProcess
 from rekindle.demo.stream import Leg, complete
 
@@ -29,7 +31,7 @@ _POLL_S = 0.002
 
 @dataclass
 class Conversation:
-    """One client: its prompt, and the requests it took to get the whole answer."""
+    """One client: its prompt, and the requests it took to get the whole answer. Through the proxy it takes one."""
 
     prompt: list[int]
     legs: list[Leg] = field(default_factory=list)
@@ -37,6 +39,9 @@ class Conversation:
     @property
     def answer(self) -> list[int]:
         return [token for leg in self.legs for token in leg.tokens]
+
+    def next_token_after(self, moment: float) -> float | None:
+        return min((at for leg in self.legs for at in leg.token_times if at > moment), default=None)
 
 
 @dataclass
@@ -57,17 +62,21 @@ class RunResult:
 
     def pauses_s(self) -> list[float]:
         """From the kill to the next token, per conversation."""
-        return [c.legs[1].token_times[0] - self.killed_at for c in self.conversations if len(c.legs) > 1]
+        after = [c.next_token_after(self.killed_at) for c in self.conversations]
+        return [at - self.killed_at for at in after if at is not None]
 
     def resume_first_token_s(self) -> list[float]:
-        return [c.legs[1].first_token_s or 0.0 for c in self.conversations if len(c.legs) > 1]
+        """From the fresh engine's readiness to the next token: what is sent to it is sent then."""
+        after = [c.next_token_after(self.up_at) for c in self.conversations]
+        return [at - self.up_at for at in after if at is not None]
 
     def cold_first_token_s(self) -> list[float]:
         return [c.legs[0].first_token_s or 0.0 for c in self.conversations]
 
     def tokens_recomputed(self) -> int:
-        """Prompt tokens of the second requests that the engine computed again."""
-        return sum(leg.prompt_tokens - (leg.cached_tokens or 0) for c in self.conversations for leg in c.legs[1:])
+        """Prompt tokens that the fresh engine computed again: an answer that went on has the fresh one's usage."""
+        last = [c.legs[-1] for c in self.conversations if c.legs]
+        return sum(leg.prompt_tokens - (leg.cached_tokens or 0) for leg in last)
 
 
 def prompts_for(kind: EngineKind, count: int, seed: int = SEED) -> list[list[int]]:
@@ -93,8 +102,10 @@ def run_demo(kind: EngineKind, sessions: int) -> list[RunResult]:
 def _run(
     kind: EngineKind, prompts: Sequence[list[int]], home: Path, with_rekindle: bool, reference: list[list[int]]
 ) -> RunResult:
-    sidecar = SidecarProcess(home) if with_rekindle else None
-    engine = Engine(kind, home / "engine.log")
+    engine = Engine(kind, home / "engine.log", port=free_port())
+    proxy_port = free_port() if with_rekindle else None
+    proxy = f"127.0.0.1:{proxy_port}=http://127.0.0.1:{engine.port}"
+    sidecar = SidecarProcess(home, flags=("--proxy", proxy)) if with_rekindle else None
     try:
         if sidecar is not None:
             sidecar.start()
@@ -104,7 +115,7 @@ def _run(
         if not reference:
             answers = (complete(engine.port, p, kind.answer_tokens, salt="reference") for p in prompts)
             reference.extend(leg.tokens for leg in answers)
-        result = _kill_in_the_middle(kind, engine, run_dir, prompts)
+        result = _kill_in_the_middle(kind, engine, run_dir, prompts, proxy_port)
         if sidecar is not None:
             with AdminClient(sidecar.run_dir / "admin.sock") as client:
                 report = client.status().last_recovery
@@ -119,7 +130,7 @@ def _run(
 
 
 def _kill_in_the_middle(
-    kind: EngineKind, engine: Engine, run_dir: Path | None, prompts: Sequence[list[int]]
+    kind: EngineKind, engine: Engine, run_dir: Path | None, prompts: Sequence[list[int]], proxy_port: int | None
 ) -> RunResult:
     conversations = [Conversation(list(prompt)) for prompt in prompts]
     is_up = threading.Event()
@@ -128,6 +139,8 @@ def _kill_in_the_middle(
     begun_at = time.monotonic()
     threads = [
         threading.Thread(target=_converse, args=(kind, engine, conversation, is_up, failures), daemon=True)
+        if proxy_port is None
+        else threading.Thread(target=_just_go_on, args=(kind, proxy_port, conversation, failures), daemon=True)
         for conversation in conversations
     ]
     for thread in threads:
@@ -147,6 +160,16 @@ def _kill_in_the_middle(
     if failures:
         raise UnavailableError("run", "the demo", failures[0])
     return RunResult(run_dir is not None, conversations, begun_at, killed_at, up_at, time.monotonic(), engine_start_s)
+
+
+def _just_go_on(kind: EngineKind, proxy_port: int, conversation: Conversation, failures: list[str]) -> None:
+    """What a client of the proxy does about its engine's death: nothing."""
+    leg = Leg(time.monotonic(), len(conversation.prompt))
+    conversation.legs.append(leg)
+    try:
+        complete(proxy_port, conversation.prompt, kind.answer_tokens, leg=leg)
+    except UnavailableError as error:
+        failures.append(str(error))
 
 
 def _converse(
