@@ -223,8 +223,10 @@ class Engine:
         leader = self._leader
         assert leader is not None
         rows = read_fill_rows(message["pages"], leader.page_count, len(leader.group_tokens), leader.peer.name)
-        transfers = self._checkpoint.transfers if self._checkpoint is not None else None
-        if transfers is None:
+        checkpoint = self._checkpoint
+        transfers = checkpoint.transfers if checkpoint is not None else None
+        # A fill behind a reset is read before the reset has begun; but the generation was raised before both were sent.
+        if checkpoint is None or transfers is None or checkpoint.is_void:
             self._answer(message["fill_id"], [(row.page_id, "resetting") for row in rows])
             return
         transfers.fill(message["fill_id"], rows)
