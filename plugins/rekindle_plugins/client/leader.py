@@ -84,7 +84,7 @@ class Leader:
         self._told: list[Identity] = []
         """Identities under which a sidecar may still hold pages of ours. All but the current one are void."""
         self._unanswered = 0
-        """Hellos and resets sent on this connection for which no welcome has come back."""
+        """Hellos and resets of this connection for which no welcome has come back."""
         self._presence: Presence | None = None
         self._is_silent = False
         """The sidecar let a load become late, and has said nothing since: it is not asked for another one."""
@@ -222,10 +222,10 @@ class Leader:
             self._to_announce = []
             self._identity = identity
             self._presence = None  # it tells of what is void; the answer to the reset brings another one
+            self._unanswered += 1  # also where it cannot be sent: no welcome that is on its way answers it
             # A sidecar that dies before it has read this is told again: `_told` is emptied by its answer only.
             if self.link.send("reset", identity=dict(identity.fields), generation=self._generation):
                 self._told.append(identity)
-                self._unanswered += 1
             else:
                 self.link.reconnect()
         self._ring()
@@ -278,12 +278,10 @@ class Leader:
     def _on_message(self, message: Message) -> None:
         self._is_silent = False
         if message.type == "welcome" and len(message.fds) == 1:
-            old, self._presence = self._presence, Presence(message.fds[0])
+            presence = Presence(message.fds[0])
             self._welcome = message
-            self._take_welcome(message)
+            self._take_welcome(message, presence)
             self._announce_all()
-            if old is not None:
-                self._log.debug("rekindle: the presence filter was replaced")
         elif message.type == "copier" and len(message.fds) in (1, 2):
             self.fills.add_lifeline(message.fds[0], self.link.watched, *message.fds[1:])
         elif message.type == "filled":
@@ -296,7 +294,7 @@ class Leader:
             message.close_fds()
             raise ProtocolError("receive", f"{message.type} from the sidecar", "it was not expected")
 
-    def _take_welcome(self, message: Message) -> None:
+    def _take_welcome(self, message: Message, presence: Presence) -> None:
         timeout_s = message.fields.get("fill_timeout_s")
         if isinstance(timeout_s, (int, float)) and timeout_s > 0:
             self.fills.timeout_s = float(timeout_s)
@@ -304,6 +302,9 @@ class Leader:
             self._unanswered = max(0, self._unanswered - 1)
             if not self._unanswered:
                 self._told = [self._identity]
+                self._presence = presence
+                return
+        presence.close()  # of before a reset that this welcome does not answer
 
     def _on_plan(self, message: Message) -> None:
         pages, done = self._plans.get(message["plan_id"], ([], threading.Event()))
