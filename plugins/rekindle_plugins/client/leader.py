@@ -24,7 +24,7 @@ from rekindle_plugins.client.link import Link
 from rekindle_plugins.contract.errors import ProtocolError
 from rekindle_plugins.contract.fence import Fence
 from rekindle_plugins.contract.identity import Identity
-from rekindle_plugins.contract.journal import JournalWriter, pack_payload
+from rekindle_plugins.contract.journal import JournalWriter, names_in, pack_payload
 from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.contract.presence import Presence
 from rekindle_plugins.contract.wire import Message
@@ -34,6 +34,8 @@ __all__ = ["Fill", "FillPage", "FillResult", "Leader", "LeaderConfig", "PlannedP
 PAGES_PER_MESSAGE = 512
 ANNOUNCE_BATCH = 128
 ANNOUNCE_PAUSE_S = 0.005
+MAX_PARENTS_AT_ONCE = 128
+"""Parents that a commit writes into the journal with a page: some hundreds of microseconds of a step."""
 MAX_PURGE = 64
 """Identities in one hello: the sidecar refuses more. They stay few: a sidecar that is away is told of one only."""
 
@@ -77,7 +79,11 @@ class Leader:
         self._lock = threading.Lock()
         """Guards the journal and the table of live pages."""
         self._live: dict[int, bytes] = {}
+        self._places: dict[bytes, int] = {}
+        """Where a live page is, by its group and key. Of two places, the one that was added last."""
         self._to_announce: list[int] = []
+        self._unannounced: set[int] = set()
+        """Those of `_to_announce` that are not in the journal again yet."""
         self._identity = config.identity
         self._generation = 0
         """Cache resets. Told with the identity, so that the sidecar knows which records belong to which identity."""
@@ -128,11 +134,15 @@ class Leader:
 
     def raise_pages(self, page_ids: Iterable[int]) -> None:
         """Before the step that may overwrite these pages is dispatched."""
-        live = self._live
+        live, places = self._live, self._places
         ids = list(page_ids)
         self.fence.raise_pages(ids)
         for page_id in ids:
-            live.pop(page_id, None)
+            payload = live.pop(page_id, None)
+            if payload is not None:
+                name, _ = names_in(payload)
+                if places.get(name) == page_id:
+                    del places[name]
 
     def is_live(self, page_id: int) -> bool:
         """True while the page holds a committed or restored page and was not handed out again."""
@@ -150,17 +160,49 @@ class Leader:
             return False
         payload = pack_payload(page_id, epoch, group, flags, key, parent, tokens)
         with self._lock:
-            self._live[page_id] = payload
-            if self._to_announce:
-                self._to_announce.append(page_id)  # behind its parents, which are still to be announced
-            elif self.linked:
-                self._journal.append(payload)
+            self._remember(page_id, payload)
+            if self.linked:
+                self._append(page_id, payload)
         self._committed += 1
         return True
 
+    def _remember(self, page_id: int, payload: bytes) -> None:
+        self._live[page_id] = payload
+        name, _ = names_in(payload)
+        self._places[name] = page_id
+
+    def _append(self, page_id: int, payload: bytes) -> None:
+        """A new page goes into the journal at once, behind those of its parents that still wait to be announced again.
+
+        Behind all live pages it would wait for seconds, and be lost with the engine. Where more parents wait than a
+        step should write, they and the page become the next ones to be announced.
+        """
+        chain = self._unannounced_parents(payload)
+        if len(chain) > MAX_PARENTS_AT_ONCE:
+            self._to_announce = [*chain, page_id, *self._to_announce]
+            self._unannounced.add(page_id)
+            self.link.wake()
+            return
+        for parent in chain:
+            self._journal.append(self._live[parent])
+        self._journal.append(payload)
+        self._unannounced.difference_update((*chain, page_id))
+
+    def _unannounced_parents(self, payload: bytes) -> list[int]:
+        """The first one first."""
+        chain: list[int] = []
+        while self._unannounced:
+            _, parent = names_in(payload)
+            place = self._places.get(parent)
+            if place is None or place not in self._unannounced or len(chain) > len(self._live):
+                break
+            chain.append(place)
+            payload = self._live[place]
+        return chain[::-1]
+
     def adopt(self, page_id: int, group: int, key: bytes, parent: bytes, tokens: Sequence[int], flags: int = 0) -> None:
         """Remembers a page that was put back: it is live, and the store has it already."""
-        self._live[page_id] = pack_payload(page_id, self.fence.epoch(page_id), group, flags, key, parent, tokens)
+        self._remember(page_id, pack_payload(page_id, self.fence.epoch(page_id), group, flags, key, parent, tokens))
 
     def begin_step(self, outstanding: int) -> None:
         self._journal.step_started(outstanding)
@@ -218,8 +260,7 @@ class Leader:
         with self._lock:
             self._generation = self._journal.raise_generation()
             self.fence.raise_pages(range(self.config.page_count))
-            self._live.clear()
-            self._to_announce = []
+            self._forget_all()
             self._identity = identity
             self._presence = None  # it tells of what is void; the answer to the reset brings another one
             self._unanswered += 1  # also where it cannot be sent: no welcome that is on its way answers it
@@ -234,9 +275,14 @@ class Leader:
         """The shim no longer follows its engine: nothing announced so far may be copied from now on."""
         with self._lock:
             self.fence.raise_pages(range(self.config.page_count))
-            self._live.clear()
-            self._to_announce = []
+            self._forget_all()
         self.link.stop()
+
+    def _forget_all(self) -> None:
+        self._live.clear()
+        self._places.clear()
+        self._to_announce = []
+        self._unannounced = set()
 
     def report(self, restored: int, tokens: int, rejected: dict[str, int], seconds: float) -> None:
         """Tells the sidecar how the restore went, for its recovery report."""
@@ -324,6 +370,7 @@ class Leader:
     def _announce_all(self) -> None:
         with self._lock:
             self._to_announce = list(self._live)
+            self._unannounced = set(self._to_announce)
 
     def _on_idle(self) -> float | None:
         overdue = self.fills.overdue()
@@ -346,6 +393,7 @@ class Leader:
                 for payload in [self._live.get(page_id) for page_id in batch]:
                     if payload is not None:
                         self._journal.append(payload)
+                self._unannounced.difference_update(batch)
             self._ring()
             time.sleep(0)
             return 0.0

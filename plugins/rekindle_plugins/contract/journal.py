@@ -86,6 +86,12 @@ def pack_payload(
     )
 
 
+def names_in(payload: bytes) -> tuple[bytes, bytes]:
+    """How a payload from `pack_payload` names its page and that one's parent: group and key, as bytes."""
+    group = payload[12:14]
+    return group + payload[20:52], group + payload[52:84]
+
+
 class JournalWriter:
     """Engine side. Not thread-safe: the caller serialises."""
 
