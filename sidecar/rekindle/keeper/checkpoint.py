@@ -59,7 +59,8 @@ class Checkpoint:
     @property
     def pending(self) -> int:
         """Pages committed and not yet copied; bounded, since what the journal says may be anything."""
-        saving = self.transfers.saving if self.transfers is not None else 0
+        transfers = self.transfers
+        saving = transfers.saving + transfers.elsewhere if transfers is not None else 0
         return min(saving + self._unread, NEVER)
 
     @property

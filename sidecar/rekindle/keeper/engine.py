@@ -254,9 +254,7 @@ class Engine:
             return
         log.warning("event=cache_reset instance=%s", self.instance)
         store.catalog.clear()
-        transfers, checkpoint.transfers = checkpoint.transfers, None
-        for lane in transfers.lanes if transfers is not None else ():
-            await lane.close()
+        await self._let_go()
         if not self.is_alive:
             return
         self._release_store()
@@ -311,7 +309,7 @@ class Engine:
             sum(rank.region.groups[group].part_bytes for rank in self._ranks.values())
             for group in range(len(leader.group_tokens))
         ]
-        transfers = Transfers(store.catalog, group_bytes, self.tally, self._answer)
+        transfers = Transfers(store.catalog, group_bytes, self.tally, self._answer, wake=checkpoint.pump_soon)
         checkpoint.transfers = transfers
         lock_fd = self._stores.store.lock_fd
         for rank in range(self.world_size):
@@ -380,7 +378,7 @@ class Engine:
         transfers = checkpoint.transfers if checkpoint is not None else None
         if checkpoint is not None and transfers is not None:
             checkpoint.transfers = None
-            await asyncio.gather(*(lane.close() for lane in transfers.lanes))
+            await transfers.close()
 
     def _release(self) -> None:
         if self._released:

@@ -331,6 +331,10 @@ class Catalog:
         listener.pages_added(self.arena.keys[stored], self._groups[stored])
         self._listeners.append(listener)
 
+    def detach(self, listener: ChangeListener) -> None:
+        """Tell ``listener`` no more; nothing happens where it was told nothing."""
+        self._listeners = [other for other in self._listeners if other is not listener]
+
     # What the above is made of
 
     def _is_stored(self, slot: int) -> bool:
@@ -422,6 +426,8 @@ class Catalog:
             self._index.remove(slot)
             self._offer_parent_after(slot, self._part_with_relatives)
         self._slots.move(slot, SlotEvent.GIVE_BACK)
+        for listener in self._listeners:
+            listener.claim_given_back(self.arena.key(slot), int(self._groups[slot]))
 
     def _part_with_relatives(self, slot: Slot) -> None:
         # Children left here are claimed ones, or stored ones that ``drop`` removes next. They must not
