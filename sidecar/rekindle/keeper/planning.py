@@ -11,6 +11,7 @@ from rekindle_plugins.contract.journal import LAZY_ONLY
 
 from rekindle.keeper.transfers import FillRow
 from rekindle.store.catalog import Catalog
+from rekindle.store.slot_table import SlotState
 
 MAX_PLAN_PAGES = 1 << 20
 MAX_FILL_ROWS = 1024
@@ -24,6 +25,8 @@ def plan_messages(catalog: Catalog, max_pages: int) -> Iterator[tuple[list[PlanR
     rows: list[PlanRow] = []
     chars = 0
     for slot in catalog.restore_order(max_pages):
+        if catalog.state(slot) is not SlotState.STORED:
+            continue  # it has gone between two messages: another engine on this store needed the room
         entry = catalog.entry(slot)
         if entry.flags & LAZY_ONLY:
             continue
