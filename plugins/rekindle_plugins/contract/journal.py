@@ -11,7 +11,7 @@ asks the shim to announce its live pages again. Nothing that is read here is tru
         16     4  page tokens                              16   8  epoch the page had when it was allocated
         20     4  reserved                                 24   2  group
         24     8  head: records appended   (engine)        26   2  flags (LAZY_ONLY)
-        32     8  tail: records consumed   (keeper)        28   4  token count
+        32     8  tail: records used       (keeper)        28   4  token count
         40     8  generation: cache resets (engine)        32  32  key
         48     8  steps started            (engine)        64  32  parent key (zeros: the chain's first page)
         56     8  steps finished           (engine)        96   …  tokens (u32 each)
@@ -120,7 +120,7 @@ class JournalWriter:
 
     @property
     def backlog(self) -> int:
-        """Records the keeper says it has not consumed yet. Only an announcer paces itself by it; a step never does."""
+        """Records the keeper says it has not used yet. Only an announcer paces itself by it; a step never does."""
         return max(0, self._head - min(self._head, self._words[_TAIL]))
 
     def raise_generation(self) -> int:
@@ -179,6 +179,7 @@ class JournalReader:
             )
         self._map = map_shared(fd, HEADER_BYTES + self._capacity * self._record_bytes, "journal")
         self._words = memoryview(self._map).cast("Q")
+        self._held = 0
         self._tail = self._words[_HEAD] if from_head else 0
         self._words[_TAIL] = self._tail  # else an announcer would wait for what an earlier keeper had left unread
 
@@ -193,6 +194,11 @@ class JournalReader:
     def heartbeat(self) -> Heartbeat:
         words = self._words
         return Heartbeat(*(words[i] for i in (_STARTED, _FINISHED, _STEP_NS, _OUTSTANDING, _SHIM_NS, _COMMITTED)))
+
+    def hold(self, count: int) -> None:
+        """So many of the records that were read are not used yet: an announcer waits for them as for unread ones."""
+        self._held = count
+        self._words[_TAIL] = max(0, self._tail - count)
 
     def drain(self, limit: int) -> Drained:
         """Reads up to `limit` records. Never blocks, never raises for bad content."""
@@ -214,7 +220,7 @@ class JournalReader:
                 else:
                     records.append(record)
             self._tail = number
-        self._words[_TAIL] = self._tail
+        self._words[_TAIL] = max(0, self._tail - self._held)
         return Drained(records, lost, errors)
 
     def _read(self, number: int) -> Record | None:

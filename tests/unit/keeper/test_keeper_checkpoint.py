@@ -141,3 +141,44 @@ def test_pages_that_were_overwritten_while_they_waited_make_room_for_others(
             assert s.waiting[MAX_SAVING - 100 :] == new
 
     asyncio.run(run())
+
+
+def test_a_full_backlog_drops_its_oldest_conversations_for_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "MAX_RECORDS", 600)
+
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            s.commit("first", MAX_SAVING)
+            s.turn()
+            for number in range(6):
+                s.commit(f"old {number}", 100)
+            s.turn()
+            assert not s.transfers.needs_announce
+            new = s.commit("new", 200)
+            s.turn()
+            assert s.journal.backlog == 300, "all is read: the newest, and the last one of the old"
+            s.finish(200)
+            s.turn()
+            assert s.waiting[MAX_SAVING - 200 :] == new
+            assert s.transfers.needs_announce, "what was dropped is asked for again"
+            assert s.tally.rejected == {"backlog-full": 500}
+
+    asyncio.run(run())
+
+
+def test_an_announcer_waits_for_what_the_backlog_holds(tmp_path: Path) -> None:
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            s.commit("first", MAX_SAVING)
+            s.turn()
+            assert s.journal.backlog == 0
+            s.commit("announced again", 100)
+            s.turn()
+            assert s.journal.backlog == 100
+            s.finish(MAX_SAVING)
+            s.turn()
+            assert s.journal.backlog == 0
+
+    asyncio.run(run())
