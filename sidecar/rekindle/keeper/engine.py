@@ -92,6 +92,8 @@ class Engine:
         self._ranks: dict[int, RankAttachment] = {}
         self._checkpoint: Checkpoint | None = None
         self._resetting = asyncio.Lock()
+        self._going: Transfers | None = None
+        """The transfers whose copiers were told to go last."""
         self._opening: asyncio.Task[None] | None = None
         self._planning: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -375,10 +377,10 @@ class Engine:
     async def _let_go(self) -> None:
         """No copier of this engine exists after this. Their death also ends their mappings."""
         checkpoint = self._checkpoint
-        transfers = checkpoint.transfers if checkpoint is not None else None
-        if checkpoint is not None and transfers is not None:
-            checkpoint.transfers = None
-            await transfers.close()
+        if checkpoint is not None and checkpoint.transfers is not None:
+            self._going, checkpoint.transfers = checkpoint.transfers, None
+        if self._going is not None:  # also when a reset has let go of them, and still waits for their end
+            await self._going.close()
 
     def _release(self) -> None:
         if self._released:

@@ -1,0 +1,102 @@
+"""An engine's life in a keeper that runs in the test, with real copiers whose end the test may put off."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from driving.impostor import IDENTITY, Impostor
+from driving.process import state
+from rekindle.backends import Backends
+from rekindle.config import Config
+from rekindle.copier.process import CopierProcess
+from rekindle.keeper import Keeper
+from rekindle.keeper.engine import Engine
+
+DEADLINE_S = 30.0
+
+
+async def until(what: str, probe: Callable[[], object]) -> None:
+    """As `driving.until`, on the loop on which the keeper runs."""
+    deadline = asyncio.get_running_loop().time() + DEADLINE_S
+    while not probe():
+        assert asyncio.get_running_loop().time() < deadline, f"not in time: {what}"
+        await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def attached(tmp_path: Path) -> AsyncIterator[tuple[Keeper, Impostor, Engine]]:
+    config = Config(run_dir=tmp_path / "run", store_dir=tmp_path / "store", store_size_bytes=8 << 20)
+    keeper = Keeper(config, Backends())
+    await keeper.start()
+    impostor = await asyncio.to_thread(Impostor, config.run_dir)
+    try:
+        await asyncio.to_thread(impostor.attach)
+        (engine,) = keeper._engines.values()
+        await until("its copier to be ready", lambda: lanes(engine) and all(lane.is_ready for lane in lanes(engine)))
+        yield keeper, impostor, engine
+    finally:
+        impostor.close()
+        await keeper.stop()
+
+
+def lanes(engine: Engine) -> list:
+    checkpoint = engine._checkpoint
+    return list(checkpoint.transfers.lanes) if checkpoint is not None and checkpoint.transfers is not None else []
+
+
+class LateDeaths:
+    """Copiers that are told to go do so when the test says so, as one may that waits for a driver."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._waiting: list[CopierProcess] = []
+        monkeypatch.setattr(CopierProcess, "kill", self._kill)
+        self._is_over = False
+
+    def _kill(self, copier: CopierProcess, reason: str) -> None:
+        if not copier._reason:
+            copier._reason = reason
+            self._waiting.append(copier)
+            if self._is_over:
+                self.let_die()
+
+    def let_die(self) -> None:
+        self._is_over = True
+        for copier in self._waiting:
+            if not copier.gone.is_set():
+                signal.pidfd_send_signal(copier._pidfd, signal.SIGKILL)
+        self._waiting.clear()
+
+
+@pytest.fixture
+def deaths(monkeypatch: pytest.MonkeyPatch) -> LateDeaths:
+    late = LateDeaths(monkeypatch)
+    monkeypatch.setattr(CopierProcess, "kill", lambda copier, reason: late._kill(copier, reason))
+    return late
+
+
+def test_an_engine_that_dies_during_its_reset_is_released_only_when_its_copiers_are_gone(
+    tmp_path: Path, deaths: LateDeaths
+) -> None:
+    async def run() -> None:
+        async with attached(tmp_path) as (_, impostor, engine):
+            copier = lanes(engine)[0].pid
+            generation = impostor.journal.raise_generation()
+            identity = IDENTITY.with_field("weight_version", "w")
+            impostor.leader.send("reset", identity=dict(identity.fields), generation=generation)
+            await until("the reset to wait for the copier", lambda: not lanes(engine))
+            impostor.leader.close()
+            await until("the death to be noticed", lambda: not engine.is_alive)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not engine._released
+            assert state(copier) not in ("Z", "")
+            deaths.let_die()
+            await until("the release", lambda: engine._released)
+            assert state(copier) in ("Z", "")
+
+    asyncio.run(run())
