@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rekindle_plugins.contract.errors import ProtocolError, RekindleError
+from rekindle_plugins.contract.errors import ProtocolError, RekindleError, StoreError
 from rekindle_plugins.contract.identity import Identity
 from rekindle_plugins.contract.wire import Message
 
@@ -142,17 +142,15 @@ class Engine:
         assert leader is not None
         try:
             for identity in leader.purge:
-                self._stores.purge(self._with_layout(identity))
+                await self._stores.purge(self._with_layout(identity))
             leader.identity = self._with_layout(leader.identity)
             backend = self.hello.plugin.name
             self._backends.admit(backend, leader.identity, self.hello.engine_version)
-            others = self._stores.mismatches(leader.identity, partial(self._backends.judge, backend))
+            others = await self._stores.mismatches(leader.identity, partial(self._backends.judge, backend))
             # (asked before the others may have to make room)
             self.store = await self._stores.acquire(leader.identity, self._page_geometry(leader))
-        except RekindleError as error:
-            log.warning("event=engine_refused instance=%s error=%s", self.instance, error)
-            self.note = str(error)
-            leader.peer.refuse(error)
+        except Exception as error:
+            self._refuse(leader, error)
             return
         if self._lost_at:
             self._release_store()
@@ -166,6 +164,15 @@ class Engine:
         for mismatch in mismatches:
             log.warning("event=identity_mismatch instance=%s field=%r", self.instance, mismatch)
         self._checkpoint.start()
+
+    def _refuse(self, leader: LeaderAttachment, error: Exception) -> None:
+        """Whatever went wrong, the engine is told: else it would wait."""
+        if not isinstance(error, RekindleError):
+            log.error("event=internal_error instance=%s error=%r", self.instance, error, exc_info=error)
+            error = StoreError("open", f"store of {self.instance}", f"{type(error).__name__}: {error}")
+        log.warning("event=engine_refused instance=%s error=%s", self.instance, error)
+        self.note = str(error)
+        leader.peer.refuse(error)
 
     def _with_layout(self, identity: Identity) -> Identity:
         return with_layout(identity, [rank.region for rank in self._ranks.values()])
@@ -260,12 +267,12 @@ class Engine:
         if not self.is_alive:
             return
         self._release_store()
-        leader.identity = identity = self._with_layout(identity)
-        checkpoint.restart(generation)
         try:
+            leader.identity = identity = self._with_layout(identity)
+            checkpoint.restart(generation)
             self.store = await self._stores.acquire(identity, self._page_geometry(leader))
-        except RekindleError as error:
-            leader.peer.refuse(error)
+        except Exception as error:
+            self._refuse(leader, error)
             return
         if not self.is_alive:
             self._release_store()

@@ -89,7 +89,7 @@ class Keeper:
             peer.close("the sidecar is stopping")
         await asyncio.gather(*(engine.stop() for engine in [*self._engines.values(), *self._dying]))
         if self._stores is not None:
-            self._stores.close()
+            await self._stores.close()
             self._stores = None
         if self._run_lock is not None:
             os.close(self._run_lock)

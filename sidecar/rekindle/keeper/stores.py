@@ -85,22 +85,25 @@ class Stores:
     def release(self, store: OpenStore) -> None:
         store.users -= 1
 
-    def purge(self, identity: Identity) -> None:
-        """The pages of an identity are void: they are gone at once, whether its arena is open or not."""
-        found = self.open_stores.get(identity.digest)
-        if found is not None:
-            count = found.catalog.clear()
-            log.warning("event=store_purged identity=%s pages=%d", identity.digest.hex()[:12], count)
-            return
-        path = self.store.directory / arena_name(identity.digest)
-        if path.exists():
-            path.unlink()
-            log.warning("event=store_purged identity=%s arena=deleted", identity.digest.hex()[:12])
+    async def purge(self, identity: Identity) -> None:
+        """The pages of an identity are void: they are gone then, whether its arena is open, being opened, or not."""
+        async with self._lock:
+            found = self.open_stores.get(identity.digest)
+            if found is not None:
+                count = found.catalog.clear()
+                log.warning("event=store_purged identity=%s pages=%d", identity.digest.hex()[:12], count)
+                return
+            path = self.store.directory / arena_name(identity.digest)
+            if path.exists():
+                path.unlink()
+                log.warning("event=store_purged identity=%s arena=deleted", identity.digest.hex()[:12])
 
-    def mismatches(self, identity: Identity, judge: Judge) -> tuple[str, ...]:
+    async def mismatches(self, identity: Identity, judge: Judge) -> tuple[str, ...]:
         """Why the pages of other identities in the directory cannot be used, as `judge` (engine, stored) tells it."""
         found: list[str] = []
-        for other in self.store.others(identity.digest):
+        async with self._lock:  # who opens an arena may be deleting others
+            others = self.store.others(identity.digest)
+        for other in others:
             try:
                 stored = Identity.of(_fields(other.identity_json))
             except (IdentityError, ValueError):
@@ -109,10 +112,12 @@ class Stores:
             found.extend(str(mismatch) for mismatch in judge(identity, stored))
         return tuple(found[:32])
 
-    def close(self) -> None:
-        for store in list(self.open_stores.values()):
-            self._close(store)
-        self.store.close()
+    async def close(self) -> None:
+        """Waits for an arena that is being opened: the directory is ours until then."""
+        async with self._lock:
+            for store in list(self.open_stores.values()):
+                self._close(store)
+            self.store.close()
 
     def _adopt(self, identity: Identity, page: PageGeometry, opened: OpenedArena) -> OpenStore:
         presence = PresenceFilter(opened.arena.geometry.slot_count)

@@ -100,3 +100,35 @@ def test_an_engine_that_dies_during_its_reset_is_released_only_when_its_copiers_
             assert state(copier) in ("Z", "")
 
     asyncio.run(run())
+
+
+def test_an_engine_is_refused_whatever_goes_wrong_with_its_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError("the disk is on fire")
+
+    async def run() -> None:
+        async with attached(tmp_path) as (keeper, _, engine):
+            monkeypatch.setattr(keeper._stores, "acquire", fail)
+            second = await asyncio.to_thread(Impostor, tmp_path / "run")
+            with pytest.raises(AssertionError, match="the disk is on fire"):
+                await asyncio.to_thread(second.attach)
+            second.close()
+            assert engine.is_alive
+
+    asyncio.run(run())
+
+
+def test_a_reset_to_an_identity_with_no_room_for_the_layout_is_refused(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with attached(tmp_path) as (_, impostor, engine):
+            fields = {**dict(IDENTITY.fields), **{f"f{number}": "x" for number in range(58)}}
+            generation = impostor.journal.raise_generation()
+            impostor.leader.send("reset", identity=fields, generation=generation)
+            refusal = await asyncio.to_thread(impostor.leader.until_hung_up)
+            assert refusal is not None
+            assert refusal["code"] == "identity"
+            await until("the release", lambda: engine._released)
+
+    asyncio.run(run())

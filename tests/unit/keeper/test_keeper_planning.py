@@ -29,7 +29,7 @@ def test_a_plan_goes_on_when_another_engine_takes_a_page_of_it(tmp_path: Path) -
         assert not is_last
         claim = catalog.claim(key("of another engine"), ROOT, 0, 0, range(16))  # the oldest page goes for it
         assert claim.outcome is ClaimOutcome.CLAIMED
-        for part, is_last in messages:
-            rows += part
+        *parts, (last_rows, is_last) = messages
         assert is_last
+        rows += [row for part, _ in parts for row in part] + last_rows
         assert [row[0] for row in rows] == [key(name).hex() for name in reversed(names[1:])]
