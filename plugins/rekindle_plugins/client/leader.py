@@ -32,6 +32,8 @@ from rekindle_plugins.contract.wire import Message
 __all__ = ["Fill", "FillPage", "FillResult", "Leader", "LeaderConfig", "PlannedPage"]
 
 PAGES_PER_MESSAGE = 512
+DESCRIPTORS = {"welcome": (1,), "copier": (1, 2)}
+"""How many come with a message; with all others none."""
 ANNOUNCE_BATCH = 128
 ANNOUNCE_PAUSE_S = 0.005
 MAX_PARENTS_AT_ONCE = 128
@@ -289,7 +291,10 @@ class Leader:
         self.link.send("report", restored=restored, tokens=tokens, rejected=rejected, seconds=round(seconds, 6))
 
     def close(self) -> None:
-        self.link.close()
+        """Hangs up. The mappings stay as long as this object does: an engine that calls it once more is not harmed."""
+        if self.link.close() and self._wake >= 0:
+            fds, self._wake = (self._journal.fd, self.fence.fd, self._wake), -1
+            Message("", {}, fds).close_fds()
 
     # -- the link's thread -------------------------------------------------------------------------------------
 
@@ -323,12 +328,15 @@ class Leader:
 
     def _on_message(self, message: Message) -> None:
         self._is_silent = False
-        if message.type == "welcome" and len(message.fds) == 1:
+        if len(message.fds) not in DESCRIPTORS.get(message.type, (0,)):
+            message.close_fds()
+            raise ProtocolError("receive", f"{message.type} from the sidecar", f"it has {len(message.fds)} descriptors")
+        if message.type == "welcome":
             presence = Presence(message.fds[0])
             self._welcome = message
             self._take_welcome(message, presence)
             self._announce_all()
-        elif message.type == "copier" and len(message.fds) in (1, 2):
+        elif message.type == "copier":
             self.fills.add_lifeline(message.fds[0], self.link.watched, *message.fds[1:])
         elif message.type == "filled":
             self.fills.settle(message["fill_id"], _answers(message["pages"]))
@@ -337,7 +345,6 @@ class Leader:
         elif message.type == "announce":
             self._announce_all()
         else:
-            message.close_fds()
             raise ProtocolError("receive", f"{message.type} from the sidecar", "it was not expected")
 
     def _take_welcome(self, message: Message, presence: Presence) -> None:

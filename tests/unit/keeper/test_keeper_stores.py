@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,13 @@ class SlowStore(Store):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SlowStore]:
+def store(tmp_path: Path) -> SlowStore:
     with Store(tmp_path, 1 << 20) as before:
         opened = before.open(IDENTITY.digest, IDENTITY.to_text(), PAGE)
         slot = opened.catalog.claim(b"k" * 32, ROOT, 0, 0, (1, 2, 3, 4)).slot
         assert slot is not None
         opened.catalog.publish(slot, [b"c" * 16])
-    yield SlowStore(tmp_path, 1 << 20)
+    return SlowStore(tmp_path, 1 << 20)
 
 
 def test_what_is_purged_while_it_is_being_opened_is_gone(store: SlowStore) -> None:
