@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ from rekindle.backends import Backends
 from rekindle.config import Config
 from rekindle.copier.process import CopierProcess
 from rekindle.keeper import Keeper
+from rekindle.keeper import keeper as keeper_module
 from rekindle.keeper.engine import Engine
 
 DEADLINE_S = 30.0
@@ -130,5 +134,86 @@ def test_a_reset_to_an_identity_with_no_room_for_the_layout_is_refused(tmp_path:
             assert refusal is not None
             assert refusal["code"] == "identity"
             await until("the release", lambda: engine._released)
+
+    asyncio.run(run())
+
+
+class FullListener:
+    """A listener in a process that may not open another descriptor."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.is_full = True
+        self.tries = 0
+
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.tries += 1
+        if self.is_full:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self._listener.accept()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_a_keeper_without_a_free_descriptor_does_not_turn_at_full_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "ACCEPT_PAUSE_S", 0.05)
+
+    async def run() -> None:
+        async with attached(tmp_path) as (keeper, _, engine):
+            assert keeper._listener is not None
+            keeper._listener = listener = FullListener(keeper._listener)  # type: ignore[assignment]
+            second = await asyncio.to_thread(Impostor, tmp_path / "run")
+            await until("it to have tried", lambda: listener.tries)
+            tries = listener.tries
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert listener.tries <= tries + 1
+            listener.is_full = False
+            await until("it to accept again", lambda: len(keeper._strangers) == 2)
+            assert engine.is_alive
+            second.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("role", ["leader", "rank"])
+def test_a_hello_for_whose_descriptors_there_is_no_room_is_refused_and_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    really_dup = os.dup
+    left = {"leader": 1, "rank": 2}[role]
+
+    def dup_until_full(fd: int) -> int:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return really_dup(fd)
+
+    async def run() -> None:
+        async with attached(tmp_path) as (keeper, _, engine):
+            second = await asyncio.to_thread(Impostor, tmp_path / "run")
+            await until("its connections to be accepted", lambda: len(keeper._strangers) == 2)
+            before = len(os.listdir("/proc/self/fd"))
+            region = second.region().to_json() | {"sizes": [4096 * 8] * 3}
+            monkeypatch.setattr(os, "dup", dup_until_full)
+            if role == "rank":
+                second.rank.send("hello", [second.memory] * 3, **second.rank_hello() | {"region": region})
+            else:
+                second.leader.send("hello", second.leader_fds, **second.leader_hello())
+            wire = second.rank if role == "rank" else second.leader
+            refusal = await asyncio.to_thread(wire.until_hung_up)
+            monkeypatch.undo()
+            assert refusal is not None
+            assert "Too many open files" in refusal["message"]
+            await until("its descriptors to be closed", lambda: len(os.listdir("/proc/self/fd")) < before)
+            assert engine.is_alive
+            second.close()
 
     asyncio.run(run())
