@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -126,8 +127,7 @@ class Checkpoint:
             self.pump_soon()
 
     def _rung(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.eventfd_read(self._leader.wake_fd)
+        _read_ring(self._leader.wake_fd)
         self.pump()
 
     def _read(self, transfers: Transfers) -> bool:
@@ -160,3 +160,13 @@ class Checkpoint:
         if dropped:
             tally.reject("backlog-full", dropped)
             transfers.needs_announce = True
+
+
+def _read_ring(wake_fd: int) -> None:
+    """Never waits, though the engine shares the flag that says so, and may change it, and read before us."""
+    try:
+        os.preadv(wake_fd, [bytearray(8)], -1, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:  # Linux before 5.8, where this holds for engines that leave the flag alone
+            with contextlib.suppress(OSError):
+                os.eventfd_read(wake_fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class Scene:
     transfers: Transfers
     lane: RememberingLane
     tally: Tally
+    wake_fd: int
     next_page: int = 0
 
     def commit(self, session: str, count: int) -> list[int]:
@@ -84,7 +86,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         transfers = Transfers(opened.catalog, [64], tally, lambda _, __: None, lanes=[lane])  # type: ignore[list-item]
         checkpoint = Checkpoint("engine", leader, tally, lambda: None, lambda: False)
         checkpoint.transfers = transfers
-        yield Scene(journal, fence, checkpoint, transfers, lane, tally)
+        yield Scene(journal, fence, checkpoint, transfers, lane, tally, wake_fd)
         checkpoint.close()
         os.close(wake_fd)
 
@@ -180,5 +182,23 @@ def test_an_announcer_waits_for_what_the_backlog_holds(tmp_path: Path) -> None:
             s.finish(MAX_SAVING)
             s.turn()
             assert s.journal.backlog == 0
+
+    asyncio.run(run())
+
+
+def test_a_ring_that_the_engine_took_back_does_not_stop_the_keeper(tmp_path: Path) -> None:
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            os.set_blocking(s.wake_fd, True)
+            rescue = threading.Timer(20, os.eventfd_write, (s.wake_fd, 1))
+            rescue.start()
+            s.checkpoint._rung()
+            assert rescue.is_alive(), "the keeper waited for an engine"
+            rescue.cancel()
+            os.eventfd_write(s.wake_fd, 5)
+            s.checkpoint._rung()
+            os.set_blocking(s.wake_fd, False)
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(s.wake_fd)
 
     asyncio.run(run())
