@@ -36,7 +36,8 @@ from rekindle_plugins.contract.sharedmem import create_sealed, map_shared, requi
 
 MAGIC = b"RKJRNL01"
 HEADER_BYTES = 4096
-MAX_CAPACITY = 1 << 22
+MAX_BYTES = 64 << 20
+"""Of all records. What a reader touches of a ring becomes memory, though its writer may have written nothing there."""
 ROOT = bytes(32)
 LAZY_ONLY = 1
 """Flag: the key does not determine the engine's own hash, so the page is put back only at a request's demand."""
@@ -96,8 +97,9 @@ class JournalWriter:
     """Engine side. Not thread-safe: the caller serialises."""
 
     def __init__(self, page_tokens: int, capacity: int = 8192) -> None:
+        """Of pages of very many tokens it holds fewer records: see MAX_BYTES."""
         self.record_bytes = record_bytes(page_tokens)
-        self.capacity = capacity
+        self.capacity = capacity = min(capacity, MAX_BYTES // self.record_bytes)
         size = HEADER_BYTES + capacity * self.record_bytes
         self.fd = create_sealed("rekindle-journal", size)
         self._map = mmap.mmap(self.fd, size)
@@ -170,7 +172,7 @@ class JournalReader:
         magic, self._record_bytes, self._capacity, _, _ = _HEADER.unpack(os.pread(fd, _HEADER.size, 0))
         wanted = record_bytes(max(self._group_tokens))
         whole = HEADER_BYTES + self._capacity * self._record_bytes <= size
-        bounded = 1 <= self._capacity <= MAX_CAPACITY
+        bounded = self._capacity >= 1 and self._capacity * self._record_bytes <= MAX_BYTES
         if magic != MAGIC or self._record_bytes != wanted or not bounded or not whole:
             raise ProtocolError(
                 "attach",
@@ -226,12 +228,14 @@ class JournalReader:
     def _read(self, number: int) -> Record | None:
         """None when the writer has overwritten the record (or is doing so)."""
         offset = HEADER_BYTES + ((number - 1) % self._capacity) * self._record_bytes
-        raw = self._map[offset : offset + self._record_bytes]
-        seen = int.from_bytes(raw[:8], "little")
-        if seen != number or self._words[offset >> 3] != number:
-            if seen == 0 or seen > number or self._words[offset >> 3] != seen:
-                return None
+        seen = self._words[offset >> 3]
+        if 0 < seen < number:
             raise RecordError("read", f"journal record {number}", f"it is numbered {seen}")
+        if seen != number:
+            return None  # before it is copied: the ring may be a hole
+        raw = self._map[offset : offset + self._record_bytes]
+        if int.from_bytes(raw[:8], "little") != number or self._words[offset >> 3] != number:
+            return None
         page_id, epoch, group, flags, count, key, parent = _FIXED.unpack_from(raw, 12)
         end = _FIXED_BYTES + 4 * count
         if end > self._record_bytes:
