@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import closing
+
 from driving import NanoEngine, Pod, Reference, until
 from driving.arena import find_damage, stored_pages
+from driving.impostor import IDENTITY, PAGE_BYTES, PAGE_TOKENS, PAGES, Impostor
 from driving.process import stop_and_wait
 from driving.reference import chain, prompt
+from rekindle_plugins.contract.journal import ROOT, pack_payload
 
 
 def with_pages(pod: Pod, question: list[int]) -> NanoEngine:
@@ -138,3 +143,30 @@ def test_a_load_cut_by_a_reset_gives_no_page_of_before(pod: Pod, reference: Refe
         assert list(stream) == reference.tokens(question)
     assert stream.cached_tokens == 0
     assert find_damage(pod.store_dir, reference) == []
+
+
+def test_a_fill_that_is_read_together_with_a_reset_gets_no_page_of_before(pod: Pod) -> None:
+    """Both lie in the socket when the sidecar wakes up: the fill is for the engine that it is after the reset."""
+    key, old_bytes = b"k" * 32, b"\xaa" * PAGE_BYTES
+    for attempt in range(4):
+        with closing(Impostor(pod.sidecar.run_dir)) as engine:
+            engine.attach()
+            os.pwrite(engine.memory, old_bytes, 0)
+            engine.journal.append(pack_payload(0, 0, 0, 0, key, ROOT, (1,) * PAGE_TOKENS))
+            os.eventfd_write(engine.wake, 1)
+            pod.sidecar.when("the page to be stored", lambda s: any(store.pages for store in s.stores))
+            pod.sidecar.ready_copiers()
+            pod.sidecar.freeze()
+            generation = engine.journal.raise_generation()
+            engine.fence.raise_pages(range(PAGES))
+            identity = IDENTITY.with_field("weight_version", f"{attempt}")
+            engine.leader.send("reset", identity=dict(identity.fields), generation=generation)
+            engine.leader.send("fill", fill_id=1, pages=[[5, engine.fence.epoch(5), 0, key.hex()]])
+            pod.sidecar.thaw()
+            answer = engine.leader.answer()
+            while answer is not None and answer["type"] != "filled":
+                answer = engine.leader.answer()
+            assert answer is not None
+            assert answer["pages"] == [[5, "resetting"]]
+            assert os.pread(engine.memory, PAGE_BYTES, 5 * PAGE_BYTES) == bytes(PAGE_BYTES)
+        pod.sidecar.when_released()

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from rekindle_plugins.client.link import poll_until
+from rekindle_plugins.contract.errors import ProtocolError
 from rekindle_plugins.contract.fence import Fence
 
 
@@ -156,7 +157,13 @@ class Fills:
     # -- the link's thread -------------------------------------------------------------------------------------
 
     def add_lifeline(self, fd: int, watch: dict[int, Callable[[], None]], pidfd: int | None = None) -> None:
-        lifeline = Lifeline(socket.socket(fileno=fd), pidfd)
+        """Takes over both descriptors, whatever happens. Raises ProtocolError for a lifeline that is no socket."""
+        try:
+            lifeline = Lifeline(socket.socket(fileno=fd), pidfd)
+        except OSError as error:
+            for given in (fd,) if pidfd is None else (fd, pidfd):
+                os.close(given)
+            raise ProtocolError("receive", "copier from the sidecar", f"its lifeline is no socket: {error}") from error
         proof = lifeline.watched
         self._lifelines[proof] = lifeline
         watch[proof] = lambda: self._drop_lifeline(proof, watch)

@@ -24,7 +24,7 @@ from rekindle_plugins.client.link import Link
 from rekindle_plugins.contract.errors import ProtocolError
 from rekindle_plugins.contract.fence import Fence
 from rekindle_plugins.contract.identity import Identity
-from rekindle_plugins.contract.journal import JournalWriter, pack_payload
+from rekindle_plugins.contract.journal import JournalWriter, names_in, pack_payload
 from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.contract.presence import Presence
 from rekindle_plugins.contract.wire import Message
@@ -32,8 +32,12 @@ from rekindle_plugins.contract.wire import Message
 __all__ = ["Fill", "FillPage", "FillResult", "Leader", "LeaderConfig", "PlannedPage"]
 
 PAGES_PER_MESSAGE = 512
+DESCRIPTORS = {"welcome": (1,), "copier": (1, 2)}
+"""How many come with a message; with all others none."""
 ANNOUNCE_BATCH = 128
 ANNOUNCE_PAUSE_S = 0.005
+MAX_PARENTS_AT_ONCE = 128
+"""Parents that a commit writes into the journal with a page: some hundreds of microseconds of a step."""
 MAX_PURGE = 64
 """Identities in one hello: the sidecar refuses more. They stay few: a sidecar that is away is told of one only."""
 
@@ -77,14 +81,18 @@ class Leader:
         self._lock = threading.Lock()
         """Guards the journal and the table of live pages."""
         self._live: dict[int, bytes] = {}
+        self._places: dict[bytes, int] = {}
+        """Where a live page is, by its group and key. Of two places, the one that was added last."""
         self._to_announce: list[int] = []
+        self._unannounced: set[int] = set()
+        """Those of `_to_announce` that are not in the journal again yet."""
         self._identity = config.identity
         self._generation = 0
         """Cache resets. Told with the identity, so that the sidecar knows which records belong to which identity."""
         self._told: list[Identity] = []
         """Identities under which a sidecar may still hold pages of ours. All but the current one are void."""
         self._unanswered = 0
-        """Hellos and resets sent on this connection for which no welcome has come back."""
+        """Hellos and resets of this connection for which no welcome has come back."""
         self._presence: Presence | None = None
         self._is_silent = False
         """The sidecar let a load become late, and has said nothing since: it is not asked for another one."""
@@ -130,11 +138,15 @@ class Leader:
 
     def raise_pages(self, page_ids: Iterable[int]) -> None:
         """Before the step that may overwrite these pages is dispatched."""
-        live = self._live
+        live, places = self._live, self._places
         ids = list(page_ids)
         self.fence.raise_pages(ids)
         for page_id in ids:
-            live.pop(page_id, None)
+            payload = live.pop(page_id, None)
+            if payload is not None:
+                name, _ = names_in(payload)
+                if places.get(name) == page_id:
+                    del places[name]
 
     def is_live(self, page_id: int) -> bool:
         """True while the page holds a committed or restored page and was not handed out again."""
@@ -152,17 +164,49 @@ class Leader:
             return False
         payload = pack_payload(page_id, epoch, group, flags, key, parent, tokens)
         with self._lock:
-            self._live[page_id] = payload
-            if self._to_announce:
-                self._to_announce.append(page_id)  # behind its parents, which are still to be announced
-            elif self.linked:
-                self._journal.append(payload)
+            self._remember(page_id, payload)
+            if self.linked:
+                self._append(page_id, payload)
         self._committed += 1
         return True
 
+    def _remember(self, page_id: int, payload: bytes) -> None:
+        self._live[page_id] = payload
+        name, _ = names_in(payload)
+        self._places[name] = page_id
+
+    def _append(self, page_id: int, payload: bytes) -> None:
+        """A new page goes into the journal at once, behind those of its parents that still wait to be announced again.
+
+        Behind all live pages it would wait for seconds, and be lost with the engine. Where more parents wait than a
+        step should write, they and the page become the next ones to be announced.
+        """
+        chain = self._unannounced_parents(payload)
+        if len(chain) > MAX_PARENTS_AT_ONCE:
+            self._to_announce = [*chain, page_id, *self._to_announce]
+            self._unannounced.add(page_id)
+            self.link.wake()
+            return
+        for parent in chain:
+            self._journal.append(self._live[parent])
+        self._journal.append(payload)
+        self._unannounced.difference_update((*chain, page_id))
+
+    def _unannounced_parents(self, payload: bytes) -> list[int]:
+        """The first one first."""
+        chain: list[int] = []
+        while self._unannounced:
+            _, parent = names_in(payload)
+            place = self._places.get(parent)
+            if place is None or place not in self._unannounced or len(chain) > len(self._live):
+                break
+            chain.append(place)
+            payload = self._live[place]
+        return chain[::-1]
+
     def adopt(self, page_id: int, group: int, key: bytes, parent: bytes, tokens: Sequence[int], flags: int = 0) -> None:
         """Remembers a page that was put back: it is live, and the store has it already."""
-        self._live[page_id] = pack_payload(page_id, self.fence.epoch(page_id), group, flags, key, parent, tokens)
+        self._remember(page_id, pack_payload(page_id, self.fence.epoch(page_id), group, flags, key, parent, tokens))
 
     def begin_step(self, outstanding: int) -> None:
         """Before a step is dispatched: one that hangs has been told of. `outstanding`: requests that run or wait."""
@@ -240,14 +284,13 @@ class Leader:
         with self._lock:
             self._generation = self._journal.raise_generation()
             self.fence.raise_pages(range(self.config.page_count))
-            self._live.clear()
-            self._to_announce = []
+            self._forget_all()
             self._identity = identity
             self._presence = None  # it tells of what is void; the answer to the reset brings another one
+            self._unanswered += 1  # also where it cannot be sent: no welcome that is on its way answers it
             # A sidecar that dies before it has read this is told again: `_told` is emptied by its answer only.
             if self.link.send("reset", identity=dict(identity.fields), generation=self._generation):
                 self._told.append(identity)
-                self._unanswered += 1
             else:
                 self.link.reconnect()
         self._ring()
@@ -256,16 +299,24 @@ class Leader:
         """The shim no longer follows its engine: nothing announced so far may be copied from now on."""
         with self._lock:
             self.fence.raise_pages(range(self.config.page_count))
-            self._live.clear()
-            self._to_announce = []
+            self._forget_all()
         self.link.stop()
+
+    def _forget_all(self) -> None:
+        self._live.clear()
+        self._places.clear()
+        self._to_announce = []
+        self._unannounced = set()
 
     def report(self, restored: int, tokens: int, rejected: dict[str, int], seconds: float) -> None:
         """Tells the sidecar how the restore went, for its recovery report."""
         self.link.send("report", restored=restored, tokens=tokens, rejected=rejected, seconds=round(seconds, 6))
 
     def close(self) -> None:
-        self.link.close()
+        """Hangs up. The mappings stay as long as this object does: an engine that calls it once more is not harmed."""
+        if self.link.close() and self._wake >= 0:
+            fds, self._wake = (self._journal.fd, self.fence.fd, self._wake), -1
+            Message("", {}, fds).close_fds()
 
     # -- the link's thread -------------------------------------------------------------------------------------
 
@@ -299,14 +350,15 @@ class Leader:
 
     def _on_message(self, message: Message) -> None:
         self._is_silent = False
-        if message.type == "welcome" and len(message.fds) == 1:
-            old, self._presence = self._presence, Presence(message.fds[0])
+        if len(message.fds) not in DESCRIPTORS.get(message.type, (0,)):
+            message.close_fds()
+            raise ProtocolError("receive", f"{message.type} from the sidecar", f"it has {len(message.fds)} descriptors")
+        if message.type == "welcome":
+            presence = Presence(message.fds[0])
             self._welcome = message
-            self._take_welcome(message)
+            self._take_welcome(message, presence)
             self._announce_all()
-            if old is not None:
-                self._log.debug("rekindle: the presence filter was replaced")
-        elif message.type == "copier" and len(message.fds) in (1, 2):
+        elif message.type == "copier":
             self.fills.add_lifeline(message.fds[0], self.link.watched, *message.fds[1:])
         elif message.type == "filled":
             self.fills.settle(message["fill_id"], _answers(message["pages"]))
@@ -315,10 +367,9 @@ class Leader:
         elif message.type == "announce":
             self._announce_all()
         else:
-            message.close_fds()
             raise ProtocolError("receive", f"{message.type} from the sidecar", "it was not expected")
 
-    def _take_welcome(self, message: Message) -> None:
+    def _take_welcome(self, message: Message, presence: Presence) -> None:
         timeout_s = message.fields.get("fill_timeout_s")
         if isinstance(timeout_s, (int, float)) and timeout_s > 0:
             self.fills.timeout_s = float(timeout_s)
@@ -326,6 +377,9 @@ class Leader:
             self._unanswered = max(0, self._unanswered - 1)
             if not self._unanswered:
                 self._told = [self._identity]
+                self._presence = presence
+                return
+        presence.close()  # of before a reset that this welcome does not answer
 
     def _on_plan(self, message: Message) -> None:
         pages, done = self._plans.get(message["plan_id"], ([], threading.Event()))
@@ -345,6 +399,7 @@ class Leader:
     def _announce_all(self) -> None:
         with self._lock:
             self._to_announce = list(self._live)
+            self._unannounced = set(self._to_announce)
 
     def _on_idle(self) -> float | None:
         overdue = self.fills.overdue()
@@ -369,6 +424,7 @@ class Leader:
                 for payload in [self._live.get(page_id) for page_id in batch]:
                     if payload is not None:
                         self._journal.append(payload)
+                self._unannounced.difference_update(batch)
             self._ring()
             time.sleep(0)
             return 0.0

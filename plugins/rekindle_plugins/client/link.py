@@ -7,11 +7,13 @@ engine.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,10 +70,13 @@ class Link:
         """Held while a packet is handed over: after `_detach` nothing more goes out on a connection that is gone."""
         self._closing = False
         self._stale = False
+        self._waking = threading.Lock()
+        """Held while a byte is written: the number of a closed descriptor may be another's."""
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._last_complaint = ""
         self._thread = threading.Thread(target=self._run, name=f"rekindle-{name}", daemon=True)
-        os.register_at_fork(after_in_child=self._forked)
+        forget = weakref.WeakMethod(self._forked)  # what is registered stays so, and would keep us alive
+        os.register_at_fork(after_in_child=lambda: (forked := forget()) and forked())
 
     def start(self) -> None:
         self._thread.start()
@@ -87,10 +92,8 @@ class Link:
 
     def wake(self) -> None:
         """Makes the link's thread call `on_idle` soon. Callable from any thread, never blocks."""
-        try:
+        with self._waking, contextlib.suppress(OSError):
             os.write(self._wake_w, b"w")
-        except (BlockingIOError, OSError):
-            return
 
     def reconnect(self) -> None:
         """Drops the connection and makes a new one. From any thread, never blocks."""
@@ -126,10 +129,19 @@ class Link:
         self._closing = True
         self.wake()
 
-    def close(self, timeout_s: float = 1.0) -> None:
+    def close(self, timeout_s: float = 1.0) -> bool:
+        """True when the thread has ended: then it uses nothing any more, and what it used may be closed."""
         self.stop()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return False
+        with self._waking:
+            for fd in (self._wake_r, self._wake_w):
+                if fd >= 0:
+                    os.close(fd)
+            self._wake_r = self._wake_w = -1
+        return True
 
     def _run(self) -> None:
         retry_s = FIRST_RETRY_S
@@ -172,6 +184,7 @@ class Link:
             if message is None:
                 raise UnavailableError("attach", self.path, "the sidecar hung up")
             if message.type == "refuse":
+                message.close_fds()
                 raise PeerRefusedError("attach", self.path, message["message"], message["hint"])
             if message.type != "welcome":
                 message.close_fds()

@@ -11,7 +11,7 @@ from rekindle_plugins.client.link import Link
 from rekindle_plugins.contract.errors import ProtocolError
 from rekindle_plugins.contract.geometry import Region
 from rekindle_plugins.contract.plugin import PluginInfo
-from rekindle_plugins.contract.wire import Message
+from rekindle_plugins.contract.wire import Message, duplicate
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,17 @@ class RankConfig:
 
 
 class Rank:
-    """Keeps one region attached for as long as the engine lives. `fds` are its buffers, in the region's order."""
+    """Keeps one region attached for as long as the engine lives."""
 
     def __init__(self, config: RankConfig, region: Region, fds: Sequence[int], log: logging.Logger) -> None:
-        """Raises GeometryError when the region contradicts itself."""
+        """`fds` are its buffers, in the region's order. They stay the caller's, who may close them: we keep duplicates.
+
+        Raises GeometryError when the region contradicts itself.
+        """
         region.validate()
         self.config = config
         self.region = region
-        self._fds = tuple(fds)
+        self._fds = duplicate(fds)
         self.link = Link(
             config.attach_path,
             f"rank-{region.rank}",
@@ -48,7 +51,10 @@ class Rank:
         self.link.start()
 
     def close(self) -> None:
-        self.link.close()
+        """Hangs up. The engine's memory is not touched."""
+        if self.link.close():
+            fds, self._fds = self._fds, ()
+            Message("", {}, fds).close_fds()
 
     def _hello(self) -> tuple[dict[str, Any], Sequence[int]]:
         config = self.config
@@ -63,6 +69,6 @@ class Rank:
         return fields, self._fds
 
     def _on_message(self, message: Message) -> None:
+        message.close_fds()
         if message.type != "welcome":
-            message.close_fds()
             raise ProtocolError("receive", f"{message.type} from the sidecar", "a rank expects nothing")

@@ -28,10 +28,12 @@ from rekindle_plugins.contract.errors import GeometryError
 from rekindle_plugins.contract.sharing import DeviceBuffer, descriptor_count, problem_of
 
 MAX_RUNS_PER_GROUP = 4096
-MAX_SEGMENTS_PER_PAGE = 1 << 16
+MAX_SEGMENTS = 1 << 16
+"""Of a page of every group, all together."""
 MAX_GROUPS = 64
 MAX_BUFFERS = 200  # SCM_RIGHTS carries at most 253 descriptors
-MAX_PAGES = 1 << 28
+MAX_PAGES = 1 << 24
+"""A sidecar keeps 8 bytes for each."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ class Region:
                 raise _bad(subject, f"group {index} has {len(group.runs)} runs and {group.page_tokens} tokens a page")
             for run in group.runs:
                 self._validate_run(subject, index, run)
-            if sum(run.count for run in group.runs) > MAX_SEGMENTS_PER_PAGE:
-                raise _bad(subject, f"group {index} has more than {MAX_SEGMENTS_PER_PAGE} segments a page")
+        if sum(run.count for group in self.groups for run in group.runs) > MAX_SEGMENTS:
+            raise _bad(subject, f"its groups have more than {MAX_SEGMENTS} segments a page, all together")
+        for index, group in enumerate(self.groups):
             _refuse_overlap(subject, index, group.runs, self.page_count)
 
     def _validate_run(self, subject: str, group: int, run: Run) -> None:
@@ -204,7 +207,7 @@ def _refuse_overlap(subject: str, group: int, runs: Sequence[Run], page_count: i
         if last is not None and buffer != last[0]:
             near, ends = [], []
         while ends and ends[0][0] <= start:
-            near.remove(heapq.heappop(ends)[1])
+            del near[bisect.bisect_left(near, heapq.heappop(ends)[1])]
         if near and last != (buffer, stride) and page_count > 1:
             raise _bad(subject, f"group {group} has runs of different strides that interleave at byte {start}")
         last = (buffer, stride)

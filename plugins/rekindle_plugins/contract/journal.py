@@ -11,7 +11,7 @@ asks the shim to announce its live pages again. Nothing that is read here is tru
         16     4  page tokens                              16   8  epoch the page had when it was allocated
         20     4  reserved                                 24   2  group
         24     8  head: records appended   (engine)        26   2  flags (LAZY_ONLY)
-        32     8  tail: records consumed   (keeper)        28   4  token count
+        32     8  tail: records used       (keeper)        28   4  token count
         40     8  generation: cache resets (engine)        32  32  key
         48     8  steps started            (engine)        64  32  parent key (zeros: the chain's first page)
         56     8  steps finished           (engine)        96   …  tokens (u32 each)
@@ -42,7 +42,8 @@ from rekindle_plugins.contract.sharedmem import create_sealed, map_shared, requi
 
 MAGIC = b"RKJRNL01"
 HEADER_BYTES = 4096
-MAX_CAPACITY = 1 << 22
+MAX_BYTES = 64 << 20
+"""Of all records. What a reader touches of a ring becomes memory, though its writer may have written nothing there."""
 ROOT = bytes(32)
 LAZY_ONLY = 1
 """Flag: the key does not determine the engine's own hash, so the page is put back only at a request's demand."""
@@ -105,12 +106,19 @@ def pack_payload(
     )
 
 
+def names_in(payload: bytes) -> tuple[bytes, bytes]:
+    """How a payload from `pack_payload` names its page and that one's parent: group and key, as bytes."""
+    group = payload[12:14]
+    return group + payload[20:52], group + payload[52:84]
+
+
 class JournalWriter:
     """Engine side. Not thread-safe: the caller serialises."""
 
     def __init__(self, page_tokens: int, capacity: int = 8192) -> None:
+        """Of pages of very many tokens it holds fewer records: see MAX_BYTES."""
         self.record_bytes = record_bytes(page_tokens)
-        self.capacity = capacity
+        self.capacity = capacity = min(capacity, MAX_BYTES // self.record_bytes)
         size = HEADER_BYTES + capacity * self.record_bytes
         self.fd = create_sealed("rekindle-journal", size)
         self._map = mmap.mmap(self.fd, size)
@@ -133,7 +141,7 @@ class JournalWriter:
 
     @property
     def backlog(self) -> int:
-        """Records the keeper says it has not consumed yet. Only an announcer paces itself by it; a step never does."""
+        """Records the keeper says it has not used yet. Only an announcer paces itself by it; a step never does."""
         return max(0, self._head - min(self._head, self._words[_TAIL]))
 
     def raise_generation(self) -> int:
@@ -189,7 +197,7 @@ class JournalReader:
         magic, self._record_bytes, self._capacity, _, _ = _HEADER.unpack(os.pread(fd, _HEADER.size, 0))
         wanted = record_bytes(max(self._group_tokens))
         whole = HEADER_BYTES + self._capacity * self._record_bytes <= size
-        bounded = 1 <= self._capacity <= MAX_CAPACITY
+        bounded = self._capacity >= 1 and self._capacity * self._record_bytes <= MAX_BYTES
         if magic != MAGIC or self._record_bytes != wanted or not bounded or not whole:
             raise ProtocolError(
                 "attach",
@@ -198,6 +206,7 @@ class JournalReader:
             )
         self._map = map_shared(fd, HEADER_BYTES + self._capacity * self._record_bytes, "journal")
         self._words = memoryview(self._map).cast("Q")
+        self._held = 0
         self._tail = self._words[_HEAD] if from_head else 0
         self._marked, self._marked_at = self._tail, 0.0
         """Records up to this number were seen at this time, and not read yet."""
@@ -223,6 +232,11 @@ class JournalReader:
         order = (_STARTED, _FINISHED, _STEP_NS, _OUTSTANDING, _SHIM_NS, _COMMITTED, _START_NS)
         return Heartbeat(*(words[i] for i in order))
 
+    def hold(self, count: int) -> None:
+        """So many of the records that were read are not used yet: an announcer waits for them as for unread ones."""
+        self._held = count
+        self._words[_TAIL] = max(0, self._tail - count)
+
     def drain(self, limit: int) -> Drained:
         """Reads up to `limit` records. Never blocks, never raises for bad content."""
         head, records, errors, lost = self._words[_HEAD], [], [], 0
@@ -244,7 +258,7 @@ class JournalReader:
                 else:
                     records.append(record)
             self._tail = number
-        self._words[_TAIL] = self._tail
+        self._words[_TAIL] = max(0, self._tail - self._held)
         self._mark(head, now)
         return Drained(records, lost, errors)
 
@@ -256,12 +270,14 @@ class JournalReader:
     def _read(self, number: int, seen_at: float) -> Record | None:
         """None when the writer has overwritten the record (or is doing so)."""
         offset = HEADER_BYTES + ((number - 1) % self._capacity) * self._record_bytes
-        raw = self._map[offset : offset + self._record_bytes]
-        seen = int.from_bytes(raw[:8], "little")
-        if seen != number or self._words[offset >> 3] != number:
-            if seen == 0 or seen > number or self._words[offset >> 3] != seen:
-                return None
+        seen = self._words[offset >> 3]
+        if 0 < seen < number:
             raise RecordError("read", f"journal record {number}", f"it is numbered {seen}")
+        if seen != number:
+            return None  # before it is copied: the ring may be a hole
+        raw = self._map[offset : offset + self._record_bytes]
+        if int.from_bytes(raw[:8], "little") != number or self._words[offset >> 3] != number:
+            return None
         page_id, epoch, group, flags, count, key, parent = _FIXED.unpack_from(raw, 12)
         end = _FIXED_BYTES + 4 * count
         if end > self._record_bytes:

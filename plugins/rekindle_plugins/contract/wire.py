@@ -82,6 +82,17 @@ class Message:
                 os.close(fd)
 
 
+def duplicate(fds: Sequence[int]) -> tuple[int, ...]:
+    """Duplicates of all of them. Raises OSError, with none of them open, when there is no room for all."""
+    with contextlib.ExitStack() as undo:
+        copies: list[int] = []
+        for fd in fds:
+            copies.append(os.dup(fd))
+            undo.callback(os.close, copies[-1])
+        undo.pop_all()
+        return tuple(copies)
+
+
 @dataclass
 class Channel:
     """One end of an attach connection. Not thread-safe for receiving; sends are single packets."""

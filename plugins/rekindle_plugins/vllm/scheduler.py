@@ -133,22 +133,22 @@ class SchedulerShim(Shim):
         assert leader is not None
         if not leader.linked:
             return
-        if not leader.stored_pages:
-            leader.report(0, 0, {}, 0.0)
-            self._log.info("rekindle: attached, nothing to restore")
-            return
         if not can_restore_eagerly(pool):
             self._log.info(
                 "rekindle: no way into the prefix cache here, %d pages wait to be asked for", leader.stored_pages
             )
             return
+        # Also when nothing was stored at that moment: the last pages of the engine before may just be being salvaged.
         budget = self._settings.restore_budget_s
         budget = leader.restore_budget_s if budget is None else budget
         self._eager = restore_eagerly(leader, PoolTarget(pool, self._groups), budget)
+        if not self._eager.planned:
+            self._log.info("rekindle: attached, nothing to restore")
+            return
         self._log.info(
             "rekindle: restored %d of %d pages (%d tokens) in %.3f s, rejected %s",
             self._eager.restored,
-            leader.stored_pages,
+            self._eager.planned,
             self._eager.tokens,
             self._eager.seconds,
             self._eager.rejected or "none",

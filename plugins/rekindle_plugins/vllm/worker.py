@@ -84,6 +84,8 @@ class WorkerShim(Shim):
             shared.fds,
             self._log,
         )
+        for fd in shared.fds:
+            os.close(fd)  # the rank has its own
         self._rank.start()
 
     def finalize(self) -> None:

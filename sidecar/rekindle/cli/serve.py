@@ -7,8 +7,10 @@ lock, which makes a left-over admin socket ours to remove; and last to stop, so 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -33,6 +35,7 @@ def serve(config_file: Path | None, **flags: object) -> None:
     logs.set_up(config.log_level, config.log_json)
     for warning in (*warnings, *make_run_dir(config)):
         LOG.warning("configuration", extra={"problem": warning})
+    _allow_many_descriptors()
     import uvloop
 
     uvloop.run(serve_until_signalled(config))
@@ -78,6 +81,13 @@ async def serve_until_signalled(config: Config) -> None:
         name = await ended
         LOG.info("stopping", extra={"signal": name})
     LOG.info("stopped")
+
+
+def _allow_many_descriptors() -> None:
+    """As many as we may have: an engine of many ranks brings thousands, and the usual limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _on_signals() -> asyncio.Future[str]:

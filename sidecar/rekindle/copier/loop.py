@@ -100,7 +100,9 @@ class Copier:
     def _wait_for_pace(self) -> None:
         """Waits until the next bytes are due, or for the engine's end, which lifts the cap."""
         wait_s = self._pace.wait_s(time.monotonic())
-        if wait_s and select.select([self._lifeline], [], [], wait_s)[0]:
+        poll = select.poll()  # select(2) knows 1,024 descriptors, and the keeper may have more
+        poll.register(self._lifeline, select.POLLIN)
+        if wait_s and poll.poll(wait_s * 1000):
             self._pace.lift()
 
     def _asked_to_go(self) -> bool:

@@ -6,6 +6,7 @@ that holds them, and a bad hello raises a typed error that names what was wrong.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from rekindle_plugins.contract.identity import Identity
 from rekindle_plugins.contract.journal import JournalReader
 from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.contract.sharing import KINDS, SHM
-from rekindle_plugins.contract.wire import Message
+from rekindle_plugins.contract.wire import Message, duplicate
 
 from rekindle.keeper import page_parts
 from rekindle.keeper.page_parts import PageParts
@@ -67,16 +68,17 @@ class LeaderAttachment:
         journal_fd, fence_fd, wake_fd = message.fds
         if "[eventfd]" not in os.readlink(f"/proc/self/fd/{wake_fd}"):
             raise ProtocolError("attach", peer.name, "its wake-up is no eventfd")
-        journal = JournalReader(journal_fd, page_count, group_tokens)
-        try:
-            fence = Fence.open(os.dup(fence_fd), page_count)
-        except BaseException:
-            journal.close()
-            raise
         os.set_blocking(wake_fd, False)
-        return LeaderAttachment(
-            peer, identity, generation, purged, page_count, tuple(group_tokens), journal, fence, os.dup(wake_fd)
-        )
+        with contextlib.ExitStack() as undo:
+            journal = JournalReader(journal_fd, page_count, group_tokens)
+            undo.callback(journal.close)
+            fence = Fence.open(os.dup(fence_fd), page_count)
+            undo.callback(fence.close)
+            attachment = LeaderAttachment(
+                peer, identity, generation, purged, page_count, tuple(group_tokens), journal, fence, os.dup(wake_fd)
+            )
+            undo.pop_all()
+            return attachment
 
     def close(self) -> None:
         self.journal.close()
@@ -113,7 +115,7 @@ class RankAttachment:
                     f"region of rank {region.rank}",
                     f"buffer {index} has {actual} bytes, its geometry claims {size}",
                 )
-        return RankAttachment(peer, region, tuple(os.dup(fd) for fd in message.fds))
+        return RankAttachment(peer, region, duplicate(message.fds))
 
     def close(self) -> None:
         Message("", {}, self.fds).close_fds()

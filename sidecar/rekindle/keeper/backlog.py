@@ -9,13 +9,13 @@ last matters most: it belongs to who is talking now, while older pages are the l
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from rekindle_plugins.contract.journal import Record
 
 MAX_RECORDS = 4096
-"""More stay in the journal, which loses its oldest when it overflows, and says so."""
+"""When it is full, its oldest chains are dropped for newer ones. An announcer waits for what is in here, too."""
 
 PageKey = tuple[int, bytes]
 
@@ -27,6 +27,8 @@ class Backlog:
         self._chains: dict[int, deque[Record]] = {}
         """By number, the one that was added to last at the end."""
         self._chain_of: dict[PageKey, int] = {}
+        self._waiting: Counter[PageKey] = Counter()
+        """How often a page waits: it may have been announced again."""
         self._next = 0
         self._count = 0
 
@@ -52,6 +54,7 @@ class Backlog:
         chain.append(record)
         self._chains[number] = chain
         self._chain_of[key] = number
+        self._waiting[key] += 1
         self._count += 1
 
     def take(self, limit: int) -> list[Record]:
@@ -61,10 +64,9 @@ class Backlog:
             number, chain = next(reversed(self._chains.items()))
             record = chain.popleft()
             taken.append(record)
-            self._chain_of.pop((record.group, record.key), None)
+            self._forget(record)
             if not chain:
                 del self._chains[number]
-        self._count -= len(taken)
         return taken
 
     def drop(self, is_stale: Callable[[Record], bool]) -> int:
@@ -77,7 +79,27 @@ class Backlog:
                 self.add(record)
         return dropped
 
+    def drop_oldest(self, count: int) -> int:
+        """Forgets whole chains, those that were added to longest ago, until there is room for `count` records.
+
+        The last chain stays: its records go in the order of the journal anyway. Returns how many were forgotten.
+        """
+        before = self._count
+        while self.room < count and len(self._chains) > 1:
+            for record in self._chains.pop(next(iter(self._chains))):
+                self._forget(record)
+        return before - self._count
+
+    def _forget(self, record: Record) -> None:
+        """It has left its chain."""
+        key = (record.group, record.key)
+        self._waiting[key] -= 1
+        if not self._waiting[key]:
+            del self._waiting[key], self._chain_of[key]
+        self._count -= 1
+
     def clear(self) -> None:
         self._chains.clear()
         self._chain_of.clear()
+        self._waiting.clear()
         self._count = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import time
@@ -24,6 +25,8 @@ from rekindle.keeper.transfers import Transfers
 log = logging.getLogger("rekindle.engine")
 
 RECORDS_PER_PUMP = 128
+RECORDS_PER_DROP = 512
+"""Room that is made in a full backlog: looking for it costs a look at every record."""
 MAX_SAVING = 512
 """Pages claimed and not yet copied. The rest waits in the backlog, newest conversations first."""
 NEVER = (1 << 64) - 1
@@ -68,7 +71,8 @@ class Checkpoint:
     @property
     def pending(self) -> int:
         """Pages committed and not yet copied; bounded, since what the journal says may be anything."""
-        saving = self.transfers.saving if self.transfers is not None else 0
+        transfers = self.transfers
+        saving = transfers.saving + transfers.elsewhere if transfers is not None else 0
         return min(saving + self._unread, NEVER)
 
     @property
@@ -130,10 +134,11 @@ class Checkpoint:
         transfers = self.transfers
         if transfers is None or self.is_void or not (self._gate.is_open or self._is_salvage):
             return
-        self._read(transfers)
+        may_read_more = self._read(transfers)
         transfers.save(self._backlog.take(min(RECORDS_PER_PUMP, MAX_SAVING - transfers.saving)))
+        self._leader.journal.hold(len(self._backlog))
         transfers.flush()
-        if self._unread and transfers.saving < MAX_SAVING:
+        if may_read_more or (self._unread and transfers.saving < MAX_SAVING):
             self.pump_soon()
         elif transfers.needs_announce and self._may_ask() and not self._unread:
             transfers.needs_announce = False
@@ -150,17 +155,18 @@ class Checkpoint:
             self.pump_soon()
 
     def _rung(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.eventfd_read(self._leader.wake_fd)
+        _read_ring(self._leader.wake_fd)
         self._on_ring()
         self.pump()
 
-    def _read(self, transfers: Transfers) -> None:
-        """Journal → backlog."""
+    def _read(self, transfers: Transfers) -> bool:
+        """Journal → backlog, also while the copiers have no room: what came last is to be copied next. True: go on."""
         journal, tally = self._leader.journal, self._tally
         if journal.pending and not self._backlog.room:
-            tally.lost_to_overwrite += self._backlog.drop(lambda r: self._epochs[r.page_id] != r.epoch)
-        drained = journal.drain(min(RECORDS_PER_PUMP, self._backlog.room))
+            self._make_room(transfers)
+        limit = min(RECORDS_PER_PUMP, self._backlog.room)
+        journal.hold(len(self._backlog) + limit)
+        drained = journal.drain(limit)
         for error in drained.errors:
             log.warning("event=record_dropped instance=%s error=%s", self._instance, error)
             tally.reject("bad-record")
@@ -173,3 +179,23 @@ class Checkpoint:
         for record in drained.records:
             self._announced[record.page_id] = record.epoch
             self._backlog.add(record)
+        return bool(limit and journal.pending)
+
+    def _make_room(self, transfers: Transfers) -> None:
+        """In a full backlog: what was overwritten goes, or else what is oldest, to be announced again some time."""
+        tally = self._tally
+        tally.lost_to_overwrite += self._backlog.drop(lambda r: self._epochs[r.page_id] != r.epoch)
+        dropped = self._backlog.drop_oldest(RECORDS_PER_DROP)
+        if dropped:
+            tally.reject("backlog-full", dropped)
+            transfers.needs_announce = True
+
+
+def _read_ring(wake_fd: int) -> None:
+    """Never waits, though the engine shares the flag that says so, and may change it, and read before us."""
+    try:
+        os.preadv(wake_fd, [bytearray(8)], -1, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:  # Linux before 5.8, where this holds for engines that leave the flag alone
+            with contextlib.suppress(OSError):
+                os.eventfd_read(wake_fd)

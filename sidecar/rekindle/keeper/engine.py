@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rekindle_plugins.contract.errors import ProtocolError, RekindleError
+from rekindle_plugins.contract.errors import ProtocolError, RekindleError, StoreError
 from rekindle_plugins.contract.identity import Identity
 from rekindle_plugins.contract.journal import Heartbeat
 from rekindle_plugins.contract.wire import Message
@@ -104,6 +104,8 @@ class Engine:
         self._trial: Trial | None = None
         self._is_stopping = False
         self._resetting = asyncio.Lock()
+        self._going: Transfers | None = None
+        """The transfers whose copiers were told to go last."""
         self._opening: asyncio.Task[None] | None = None
         self._planning: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -154,17 +156,15 @@ class Engine:
         assert leader is not None
         try:
             for identity in leader.purge:
-                self._stores.purge(self._with_layout(identity))
+                await self._stores.purge(self._with_layout(identity))
             leader.identity = self._with_layout(leader.identity)
             backend = self.hello.plugin.name
             self._backends.admit(backend, leader.identity, self.hello.engine_version)
-            others = self._stores.mismatches(leader.identity, partial(self._backends.judge, backend))
+            others = await self._stores.mismatches(leader.identity, partial(self._backends.judge, backend))
             # (asked before the others may have to make room)
             self.store = await self._stores.acquire(leader.identity, self._page_geometry(leader))
-        except RekindleError as error:
-            log.warning("event=engine_refused instance=%s error=%s", self.instance, error)
-            self.note = str(error)
-            leader.peer.refuse(error)
+        except Exception as error:
+            self._refuse(leader, error)
             return
         if self._lost_at:
             self._release_store()
@@ -184,6 +184,15 @@ class Engine:
             log.warning("event=identity_mismatch instance=%s field=%r", self.instance, mismatch)
         self._checkpoint.start()
         watch.wake()  # it may have work already: the sidecar came back
+
+    def _refuse(self, leader: LeaderAttachment, error: Exception) -> None:
+        """Whatever went wrong, the engine is told: else it would wait."""
+        if not isinstance(error, RekindleError):
+            log.error("event=internal_error instance=%s error=%r", self.instance, error, exc_info=error)
+            error = StoreError("open", f"store of {self.instance}", f"{type(error).__name__}: {error}")
+        log.warning("event=engine_refused instance=%s error=%s", self.instance, error)
+        self.note = str(error)
+        leader.peer.refuse(error)
 
     def _with_layout(self, identity: Identity) -> Identity:
         return with_layout(identity, [rank.region for rank in self._ranks.values()])
@@ -245,9 +254,10 @@ class Engine:
         leader = self._leader
         assert leader is not None
         rows = read_fill_rows(message["pages"], leader.page_count, len(leader.group_tokens), leader.peer.name)
-        transfers = self._checkpoint.transfers if self._checkpoint is not None else None
-        trial = self._trial
-        if transfers is None or trial is None:
+        checkpoint, trial = self._checkpoint, self._trial
+        transfers = checkpoint.transfers if checkpoint is not None else None
+        # A fill behind a reset is read before the reset has begun; but the generation was raised before both were sent.
+        if checkpoint is None or transfers is None or trial is None or checkpoint.is_void:
             self._answer(message["fill_id"], [(row.page_id, "resetting") for row in rows])
             return
         refused = trial.refused(rows)
@@ -280,7 +290,12 @@ class Engine:
         if not self.is_alive:
             return
         self._release_store()
-        leader.identity = identity = self._with_layout(identity)
+        try:
+            identity = self._with_layout(identity)
+        except RekindleError as error:
+            self._refuse(leader, error)
+            return
+        leader.identity = identity
         checkpoint.restart(generation)
         await self._return_to_store(leader, identity, checkpoint)
 
@@ -302,8 +317,8 @@ class Engine:
         """The store of `identity`, copiers on it, and a welcome; or a refusal."""
         try:
             self.store = await self._stores.acquire(identity, self._page_geometry(leader))
-        except RekindleError as error:
-            leader.peer.refuse(error)
+        except Exception as error:
+            self._refuse(leader, error)
             return
         if not self.is_alive:
             self._release_store()
@@ -452,10 +467,10 @@ class Engine:
     async def _let_go(self) -> None:
         """No copier of this engine exists after this. Their death also ends their mappings."""
         checkpoint = self._checkpoint
-        transfers = checkpoint.transfers if checkpoint is not None else None
-        if checkpoint is not None and transfers is not None:
-            checkpoint.transfers = None
-            await asyncio.gather(*(lane.close() for lane in transfers.lanes))
+        if checkpoint is not None and checkpoint.transfers is not None:
+            self._going, checkpoint.transfers = checkpoint.transfers, None
+        if self._going is not None:  # also when a reset has let go of them, and still waits for their end
+            await self._going.close()
 
     def _release(self) -> None:
         if self._released:

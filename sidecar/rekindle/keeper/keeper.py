@@ -39,6 +39,7 @@ log = logging.getLogger("rekindle.keeper")
 
 MAX_PEERS = 256
 HELLO_TIMEOUT_S = 5.0
+ACCEPT_PAUSE_S = 0.5
 LOCK_WAIT_S = 5.0
 LOCK_POLL_S = 0.02
 
@@ -152,7 +153,10 @@ class Keeper:
         for _ in range(16):
             try:
                 sock, _ = self._listener.accept()
-            except (BlockingIOError, OSError):
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._pause_accepting(error)
                 return
             try:
                 pid = check_peer(sock, self.config.allow_uids)
@@ -165,6 +169,14 @@ class Keeper:
             peer = Peer(sock, pid, self._take_message, self._peer_closed, self._count_refusal)
             loop = asyncio.get_running_loop()
             self._strangers[peer] = loop.call_later(HELLO_TIMEOUT_S, peer.close, "it said no hello")
+
+    def _pause_accepting(self, error: OSError) -> None:
+        """Without room for one more descriptor the listener stays readable: looking again at once would never end."""
+        loop, listener = asyncio.get_running_loop(), self._listener
+        assert listener is not None
+        log.warning("event=accept_failed error=%s", error)
+        loop.remove_reader(listener)
+        loop.call_later(ACCEPT_PAUSE_S, lambda: listener is self._listener and loop.add_reader(listener, self._accept))
 
     def _take_message(self, peer: Peer, message: Message) -> None:
         engine = self._owners.get(peer)

@@ -33,7 +33,7 @@ def open_lanes(
         sum(rank.region.groups[group].part_bytes for rank in ranks.values())
         for group in range(len(leader.group_tokens))
     ]
-    transfers = checkpoint.transfers = Transfers(store.catalog, group_bytes, tally, answer)
+    transfers = checkpoint.transfers = Transfers(store.catalog, group_bytes, tally, answer, wake=checkpoint.pump_soon)
     for rank in sorted(ranks):
         part = ArenaPart(
             geometry.slot_offset(0, rank), geometry.page.slot_bytes, geometry.page.rank_bytes, geometry.slot_count

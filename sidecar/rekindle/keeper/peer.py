@@ -170,6 +170,9 @@ class Peer:
             except RekindleError as error:
                 self.refuse(error)
                 return
+            except OSError as error:  # there is no room for what it brought
+                self.refuse(UnavailableError("receive", f"{message.type} from {self.name}", str(error)))
+                return
             finally:
                 message.close_fds()
             if not self.is_open:

@@ -13,6 +13,7 @@ from rekindle_plugins.contract.wire import Message
 from rekindle.keeper.transfers import FillRow
 from rekindle.store.catalog import Catalog
 from rekindle.store.page import PageEntry
+from rekindle.store.slot_table import SlotState
 
 MAX_PLAN_PAGES = 1 << 20
 MAX_FILL_ROWS = 1024
@@ -38,6 +39,8 @@ def plan_messages(entries: Iterable[PageEntry]) -> Iterator[tuple[list[PlanRow],
 def planned_pages(catalog: Catalog, max_pages: int) -> Iterator[PageEntry]:
     """The pages that could come back into a fresh engine, the best first, parents before children."""
     for slot in catalog.restore_order(max_pages):
+        if catalog.state(slot) is not SlotState.STORED:
+            continue  # it has gone between two messages: another engine on this store needed the room
         entry = catalog.entry(slot)
         if not entry.flags & LAZY_ONLY:
             yield entry

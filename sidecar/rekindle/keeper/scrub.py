@@ -88,7 +88,7 @@ class Scrub:
     async def restore_plan(self, store: OpenStore, room: int | None, judge: Judge, tell: Tell) -> RestorePlan:
         """What an engine with `room` pages (None: any number) would be given, verified as it would be on its way."""
         began = time.monotonic()
-        mismatches = self._inventory.stores.mismatches(store.identity, judge)
+        mismatches = await self._inventory.stores.mismatches(store.identity, judge)
         catalog = store.catalog
         slots = catalog.restore_order(len(catalog.stored_slots()))
         bad: set[tuple[bytes, int]] = set()

@@ -164,26 +164,29 @@ class Stores:
                 await self._close(store)
                 store.arena.path.unlink(missing_ok=True)
 
-    def purge(self, identity: Identity) -> None:
-        """The pages of an identity are void: they are gone at once, whether its arena is open or not."""
-        found = self.open_stores.get(identity.digest)
-        if found is not None:
-            count = found.catalog.clear()
-            log.warning("event=store_purged identity=%s pages=%d", identity.digest.hex()[:12], count)
-            return
-        path = self.store.directory / arena_name(identity.digest)
-        if path.exists():
-            path.unlink()
-            log.warning("event=store_purged identity=%s arena=deleted", identity.digest.hex()[:12])
+    async def purge(self, identity: Identity) -> None:
+        """The pages of an identity are void: they are gone then, whether its arena is open, being opened, or not."""
+        async with self._lock:
+            found = self.open_stores.get(identity.digest)
+            if found is not None:
+                count = found.catalog.clear()
+                log.warning("event=store_purged identity=%s pages=%d", identity.digest.hex()[:12], count)
+                return
+            path = self.store.directory / arena_name(identity.digest)
+            if path.exists():
+                path.unlink()
+                log.warning("event=store_purged identity=%s arena=deleted", identity.digest.hex()[:12])
 
     def has_arena(self, identity: Identity) -> bool:
         """Whether there is a file of that identity, open or not."""
         return (self.store.directory / arena_name(identity.digest)).exists()
 
-    def mismatches(self, identity: Identity, judge: Judge) -> tuple[str, ...]:
+    async def mismatches(self, identity: Identity, judge: Judge) -> tuple[str, ...]:
         """Why the pages of other identities in the directory cannot be used, as `judge` (engine, stored) tells it."""
         found: list[str] = []
-        for other in self.store.others(identity.digest):
+        async with self._lock:  # who opens an arena may be deleting others
+            others = self.store.others(identity.digest)
+        for other in others:
             stored = identity_of(other)
             if stored is None:
                 found.append(f"{other.path.name}: its identity cannot be read")
@@ -192,6 +195,7 @@ class Stores:
         return tuple(found[:32])
 
     async def close(self) -> None:
+        """Waits for an arena that is being opened: the directory is ours until then."""
         async with self._lock:
             for store in list(self.open_stores.values()):
                 await self._close(store)

@@ -8,6 +8,7 @@ All ranks have a page, or nobody has it: a page is published, and a fill is answ
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from rekindle.copier.protocol import DoneRow, LoadRow, SaveRow, Status
 from rekindle.keeper.lane import Lane, Row
 from rekindle.keeper.tally import Tally
 from rekindle.store.catalog import Catalog
-from rekindle.store.page import ClaimOutcome, PublishOutcome, Slot
+from rekindle.store.page import U16, U64, ClaimOutcome, PublishOutcome, Slot
 from rekindle.store.slot_table import SlotState
 
 log = logging.getLogger("rekindle.transfer")
@@ -67,13 +68,25 @@ class Transfers:
     answer: Callable[[int, list[tuple[int, str]]], None]
     """Called with a fill id and (page id, reason or "") for pages that are certainly over."""
     lanes: list[Lane] = field(default_factory=list)
+    wake: Callable[[], None] = lambda: None
+    """Called when there is something to do because of another engine."""
     needs_announce: bool = False
     """Set when pages were lost on our side: the shim should announce what is still live."""
     _missing_parents: set[tuple[int, bytes]] = field(default_factory=set)
     """Parents for want of which live pages were turned away. When one is stored after all, its children can follow."""
+    _elsewhere: dict[tuple[int, bytes], Record] = field(default_factory=dict)
+    """Pages that another engine on this catalog is copying. Where it fails, ours are copied after all."""
     _again: list[Record] = field(default_factory=list)
     _saves: dict[int, _Save] = field(default_factory=dict)
     _loads: dict[int, _Load] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.catalog.attach(self)
+
+    async def close(self) -> None:
+        """No copier of these lanes exists after this. Can be called again, also while it is under way."""
+        self.catalog.detach(self)
+        await asyncio.gather(*(lane.close() for lane in self.lanes))
 
     @property
     def saving(self) -> int:
@@ -85,18 +98,26 @@ class Transfers:
         return min((save.record.seen_at for save in self._saves.values()), default=None)
 
     @property
+    def elsewhere(self) -> int:
+        """Pages that wait for what becomes of another engine's copy."""
+        return len(self._elsewhere) + len(self._again)
+
+    @property
     def loading(self) -> int:
         return len(self._loads)
 
     def save(self, records: Iterable[Record]) -> None:
         """Claims a slot for each new page and sends it to every lane."""
-        for record in records:
+        again, self._again = self._again, []
+        for record in [*again, *records]:
             claim = self.catalog.claim(record.key, record.parent, record.group, record.flags, record.tokens)
             if claim.outcome is ClaimOutcome.CLAIMED and claim.slot is not None:
                 self._saves[claim.slot] = _Save(claim.slot, record, len(self.lanes), [b""] * len(self.lanes))
                 row = SaveRow(claim.slot, record.page_id, record.group, record.epoch)
                 for lane in self.lanes:
                     lane.save(row)
+            elif claim.outcome is ClaimOutcome.ALREADY_CLAIMED and claim.slot not in self._saves:
+                self._elsewhere[record.group, record.key] = record
             elif claim.outcome in (ClaimOutcome.ALREADY_STORED, ClaimOutcome.ALREADY_CLAIMED):
                 self.tally.already_stored += 1
                 save = self._saves.get(claim.slot) if claim.slot is not None else None
@@ -144,8 +165,7 @@ class Transfers:
         for fill_id, pages in answers.items():
             self._answer(fill_id, pages)
         if self._again:
-            again, self._again = self._again, []
-            self.save(again)
+            self.save(())
             self.flush()
 
     def _take_save(self, rank: int, row: SaveRow, done: DoneRow | None) -> None:
@@ -175,11 +195,37 @@ class Transfers:
         if outcome is PublishOutcome.PUBLISHED:
             self.tally.checkpointed += 1
             self.tally.bytes_checkpointed += self.group_bytes[save.record.group]
-            if (save.record.group, save.record.key) in self._missing_parents:
-                self._missing_parents.discard((save.record.group, save.record.key))
-                self.needs_announce = True
         elif outcome is PublishOutcome.ORPHAN:
             self._turn_away(save.record)
+        else:
+            self.needs_announce = True  # another engine's reset cleared the catalog; this one's pages are good
+
+    # -- what happens in the catalog, by whomever (see `ChangeListener`) ---------------------------------------
+
+    def page_added(self, key: bytes, group: int) -> None:
+        if self._elsewhere.pop((group, key), None) is not None:
+            self.tally.already_stored += 1
+        if (group, key) in self._missing_parents:
+            self._missing_parents.discard((group, key))
+            self.needs_announce = True
+            self.wake()
+
+    def claim_given_back(self, key: bytes, group: int) -> None:
+        record = self._elsewhere.pop((group, key), None)
+        if record is not None:
+            self._again.append(record)
+            self.wake()
+
+    def pages_cleared(self) -> None:
+        """By another engine's reset: this one's pages are as good as before, and gone."""
+        self.needs_announce = True
+        self.wake()
+
+    def page_removed(self, key: bytes, group: int) -> None:
+        return
+
+    def pages_added(self, keys: U64, groups: U16) -> None:
+        return
 
     def _turn_away(self, record: Record) -> None:
         self.tally.reject("orphan")

@@ -464,6 +464,8 @@ class Catalog:
             self._index.remove(slot)
             self._offer_parent_after(slot, self._part_with_relatives)
         self._slots.move(slot, SlotEvent.GIVE_BACK)
+        for listener in self._listeners:
+            listener.claim_given_back(self.arena.key(slot), int(self._groups[slot]))
 
     def _part_with_relatives(self, slot: Slot) -> None:
         # Children left here are claimed ones, or stored ones that ``drop`` removes next. They must not

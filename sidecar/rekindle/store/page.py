@@ -92,7 +92,7 @@ class Counters:
 
 
 class ChangeListener(Protocol):
-    """Hears which pages become visible and invisible; ``PresenceFilter`` is the one in the tree.
+    """Hears which pages become visible and invisible: the ``PresenceFilter``, and the engines' ``Transfers``.
 
     Called on the keeper's thread in the middle of a catalog operation: it must not call the catalog
     back and must not raise. Keys in bulk are an (n, 4) array of little-endian u64 words, groups (n,) u16.
@@ -103,6 +103,9 @@ class ChangeListener(Protocol):
 
     def page_removed(self, key: bytes, group: int) -> None:
         """A page was evicted or dropped."""
+
+    def claim_given_back(self, key: bytes, group: int) -> None:
+        """Who was at a page has not stored it."""
 
     def pages_added(self, keys: U64, groups: U16) -> None:
         """Pages that were there when the listener was attached."""

@@ -90,6 +90,9 @@ class PresenceFilter:
             if 0 < items[position] < STUCK:
                 items[position] -= 1
 
+    def claim_given_back(self, key: bytes, group: int) -> None:
+        """A claimed page was never counted."""
+
     def pages_added(self, keys: U64, groups: U16) -> None:
         """Count many pages in: ``keys`` (n, 4) words, ``groups`` (n,). Vectorised."""
         self._count(keys, groups, 1)

@@ -6,6 +6,7 @@ At most one process has a store directory open: it holds an advisory lock on ``<
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from dataclasses import dataclass
@@ -94,7 +95,10 @@ class Store:
 
     def arenas(self) -> list[StoredArena]:
         """All arenas in the directory, the least recently opened first, those open here included."""
-        found = [self._describe(path) for path in self.directory.glob("*.arena")]
+        found = []
+        for path in self.directory.glob("*.arena"):
+            with contextlib.suppress(FileNotFoundError):  # somebody has removed it
+                found.append(self._describe(path))
         return sorted(found, key=lambda arena: (arena.last_opened_unix_s, arena.path))
 
     def others(self, identity_digest: bytes) -> list[StoredArena]:

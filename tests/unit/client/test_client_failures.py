@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rekindle.store.presence import PresenceFilter
 from rekindle_plugins.client import FillPage, FillResult, Leader, LeaderConfig
+from rekindle_plugins.client import leader as leader_module
 from rekindle_plugins.client.link import Link
 from rekindle_plugins.contract import Identity, Message, PluginInfo
 from rekindle_plugins.contract.identity import REQUIRED
@@ -138,3 +141,41 @@ def test_live_pages_are_announced_in_parts_that_the_journal_holds(tmp_path: Path
     leader._announce_some()
     assert 0 < leader._journal.backlog <= capacity // 2
     assert len(leader._to_announce) == PAGES - leader._journal.backlog
+
+
+def welcome(presence: PresenceFilter) -> Message:
+    return Message("welcome", {"state": "x", "stored_pages": 1, "restore_budget_s": 1}, (os.dup(presence.fd),))
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_reset_while_a_welcome_is_being_read_leaves_no_hint_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """`told`: whether the sidecar takes the reset; else the connection is made anew."""
+    leader = make_leader(tmp_path)
+    old, new = PresenceFilter(64), PresenceFilter(64)
+    key = b"k" * 32
+    old.page_added(key, 0)
+    leader._hello()
+    connect(leader, Connection())
+    open_presence = leader_module.Presence
+
+    def open_and_reset(fd: int) -> object:
+        presence = open_presence(fd)
+        if not told:
+            leader.link._channel = None
+        leader.reset(identity("1"))
+        return presence
+
+    monkeypatch.setattr(leader_module, "Presence", open_and_reset)
+    leader._on_message(welcome(old))
+    assert not leader.has(key)
+    monkeypatch.undo()
+    if not told:
+        leader._hello()
+    leader._on_message(welcome(new))
+    assert not leader.has(key)
+    new.page_added(key, 0)
+    assert leader.has(key)
+    old.close()
+    new.close()

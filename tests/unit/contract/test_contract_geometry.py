@@ -73,6 +73,23 @@ def test_usual_layouts_are_accepted(region: Region) -> None:
     region.validate()
 
 
+@pytest.mark.timeout(25)
+def test_a_page_of_very_many_interleaved_segments_does_not_hold_up_who_reads_its_descriptor() -> None:
+    """A removal by linear search took the square of them: most of a minute for 237 bytes of JSON."""
+    count, stride = 1 << 16, 1 << 20
+    run = Run(0, 0, stride, 16, count, stride - 16)
+    with_runs(run, page_count=1 << 15, sizes=(1 << 40,)).validate()
+
+
+def test_the_segments_of_all_groups_together_are_bounded() -> None:
+    run = Run(0, 0, 1 << 20, 8, 1 << 15, 16)
+    group = GroupGeometry(4, (run,))
+    two = replace(with_runs(run, page_count=2, sizes=(1 << 30,)), groups=(group,) * 2)
+    two.validate()
+    with pytest.raises(GeometryError, match="all together"):
+        replace(two, groups=(group,) * 3).validate()
+
+
 def test_an_absurd_descriptor_is_refused_at_once() -> None:
     started = time.monotonic()
     absurd = with_runs(Run(0, 0, 1, 1, 1 << 40, 1), page_count=1, sizes=(1 << 62,))

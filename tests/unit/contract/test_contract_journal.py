@@ -13,7 +13,7 @@ from exploring import Choices, Interleaving, Steps, explore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rekindle_plugins.contract import JournalReader, JournalWriter, ProtocolError, Record
-from rekindle_plugins.contract.journal import HEADER_BYTES, ROOT, pack_payload, record_bytes
+from rekindle_plugins.contract.journal import HEADER_BYTES, MAX_BYTES, ROOT, pack_payload, record_bytes
 from rekindle_plugins.contract.sharedmem import create_sealed
 
 PAGES = 8
@@ -337,6 +337,7 @@ def journal_memory(
         {"capacity": 5},
         {"capacity": 0xFFFFFFFF},
         {"capacity": 0xFFFFFFFF, "size": 1 << 50},
+        {"capacity": MAX_BYTES // record_bytes(TOKENS) + 1, "size": 1 << 30},
         {"record": 0},
         {"record": 64},
         {"record": 0xFFFFFFC0},
@@ -360,6 +361,33 @@ def test_memory_of_an_odd_size_is_read_as_far_as_the_records_reach() -> None:
     assert reader.drain(10).records == []
     reader.close()
     os.close(fd)
+
+
+def test_a_journal_of_very_long_pages_has_fewer_records_and_is_read() -> None:
+    tokens = 1 << 14
+    writer = JournalWriter(tokens)
+    reader = JournalReader(os.dup(writer.fd), PAGES, (tokens,))
+    assert writer.capacity * record_bytes(tokens) <= MAX_BYTES
+    for number in range(writer.capacity + 2):
+        writer.append(pack_payload(number % PAGES, 0, 0, 0, b"k" * 32, ROOT, range(tokens)))
+    drained = reader.drain(5)
+    assert (len(drained.records), drained.lost) == (5, 2)
+    reader.close()
+    writer.close()
+
+
+def test_reading_a_ring_of_holes_makes_little_memory_of_it() -> None:
+    """Of each record its number is looked at, and nothing else."""
+    tokens = 1 << 14
+    writer = JournalWriter(tokens)
+    fd = os.dup(writer.fd)
+    reader = JournalReader(fd, PAGES, (tokens,))
+    writer._words[3] = 1 << 40  # its head
+    while reader.pending:
+        assert reader.drain(128).records == []
+    assert os.fstat(fd).st_blocks * 512 <= (writer.capacity + 8) * os.sysconf("SC_PAGE_SIZE")
+    reader.close()
+    writer.close()
 
 
 def test_memory_that_could_be_taken_away_is_refused() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rekindle.keeper import backlog as backlog_module
 from rekindle.keeper.backlog import MAX_RECORDS, Backlog
 from rekindle_plugins.contract.journal import ROOT, Record
 
@@ -62,6 +64,31 @@ def test_stale_records_make_room_and_the_order_stays() -> None:
     assert backlog.drop(lambda r: r.page_id == 2) == 1
     assert names(backlog.take(9), "a", "x", "y") == ["x", "y", "a"]
     assert backlog.room == MAX_RECORDS
+
+
+def test_a_page_that_was_announced_again_still_goes_before_its_child() -> None:
+    backlog = Backlog()
+    backlog.add(record("a", page_id=1))
+    backlog.add(record("a", page_id=2))
+    backlog.take(1)
+    backlog.add(record("b", "a", page_id=3))
+    assert [r.page_id for r in backlog.take(9)] == [2, 3]
+
+
+def test_the_oldest_chains_go_for_newer_ones_but_never_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog_module, "MAX_RECORDS", 6)
+    backlog = Backlog()
+    for name, parent in [("a", ""), ("x", ""), ("y", "x"), ("b", "a"), ("c", "b"), ("new", "")]:
+        backlog.add(record(name, parent))
+    assert backlog.room == 0
+    assert backlog.drop_oldest(1) == 2
+    assert names(backlog.take(1), "new") == ["new"]
+    backlog.add(record("z", "y"))
+    backlog.add(record("d", "c"))
+    assert backlog.drop_oldest(4) == 1
+    assert backlog.drop_oldest(6) == 0
+    assert names(backlog.take(9), "a", "b", "c", "d") == ["a", "b", "c", "d"]
+    assert (len(backlog), backlog.room) == (0, 6)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=80), st.integers(1, 5))

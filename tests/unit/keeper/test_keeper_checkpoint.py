@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Scene:
     transfers: Transfers
     lane: RememberingLane
     tally: Tally
+    wake_fd: int
     next_page: int = 0
 
     def commit(self, session: str, count: int) -> list[int]:
@@ -87,7 +89,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         transfers = Transfers(opened.catalog, [64], tally, lambda _, __: None, lanes=[lane])  # type: ignore[list-item]
         checkpoint = Checkpoint("engine", leader, tally, lambda: None, lambda: None, lambda: False, Gate())
         checkpoint.transfers = transfers
-        yield Scene(journal, fence, checkpoint, transfers, lane, tally)
+        yield Scene(journal, fence, checkpoint, transfers, lane, tally, wake_fd)
         checkpoint.close()
         os.close(wake_fd)
 
@@ -188,28 +190,24 @@ def test_the_lag_is_the_age_of_the_oldest_page_that_is_not_copied(tmp_path: Path
     asyncio.run(run())
 
 
-def test_pages_that_wait_in_backlog_and_journal_age_there(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backlog, "MAX_RECORDS", 100)
-
+def test_pages_that_wait_in_the_backlog_age_there(tmp_path: Path, clock: Clock) -> None:
     async def run() -> None:
         with scene(tmp_path) as s:
             s.commit("first", MAX_SAVING)
             s.turn()
             clock.now = 105
-            s.commit("in the backlog", 100)
+            s.commit("old", 100)
             s.turn()
             clock.now = 110
-            s.commit("in the journal", 20)
+            s.commit("new", 20)
             s.turn()
             clock.now = 120
             s.finish(MAX_SAVING)
             assert s.checkpoint.lag_s == 15
             s.turn()
-            s.finish(100)
-            assert s.checkpoint.lag_s == 10, "seen in the journal long before there was room to read it"
             s.finish(20)
+            assert s.checkpoint.lag_s == 15, "the newest went first"
+            s.finish(100)
             assert s.checkpoint.lag_s == 0
             assert s.checkpoint.pending == 0
 
@@ -224,5 +222,64 @@ def test_what_nobody_copies_yet_has_a_lag_too(tmp_path: Path, clock: Clock) -> N
             assert s.checkpoint.lag_s == 0, "seen just now"
             clock.now = 102
             assert s.checkpoint.lag_s == 2
+
+    asyncio.run(run())
+
+
+def test_a_full_backlog_drops_its_oldest_conversations_for_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "MAX_RECORDS", 600)
+
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            s.commit("first", MAX_SAVING)
+            s.turn()
+            for number in range(6):
+                s.commit(f"old {number}", 100)
+            s.turn()
+            assert not s.transfers.needs_announce
+            new = s.commit("new", 200)
+            s.turn()
+            assert s.journal.backlog == 300, "all is read: the newest, and the last one of the old"
+            s.finish(200)
+            s.turn()
+            assert s.waiting[MAX_SAVING - 200 :] == new
+            assert s.transfers.needs_announce, "what was dropped is asked for again"
+            assert s.tally.rejected == {"backlog-full": 500}
+
+    asyncio.run(run())
+
+
+def test_an_announcer_waits_for_what_the_backlog_holds(tmp_path: Path) -> None:
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            s.commit("first", MAX_SAVING)
+            s.turn()
+            assert s.journal.backlog == 0
+            s.commit("announced again", 100)
+            s.turn()
+            assert s.journal.backlog == 100
+            s.finish(MAX_SAVING)
+            s.turn()
+            assert s.journal.backlog == 0
+
+    asyncio.run(run())
+
+
+def test_a_ring_that_the_engine_took_back_does_not_stop_the_keeper(tmp_path: Path) -> None:
+    async def run() -> None:
+        with scene(tmp_path) as s:
+            os.set_blocking(s.wake_fd, True)
+            rescue = threading.Timer(20, os.eventfd_write, (s.wake_fd, 1))
+            rescue.start()
+            s.checkpoint._rung()
+            assert rescue.is_alive(), "the keeper waited for an engine"
+            rescue.cancel()
+            os.eventfd_write(s.wake_fd, 5)
+            s.checkpoint._rung()
+            os.set_blocking(s.wake_fd, False)
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(s.wake_fd)
 
     asyncio.run(run())
