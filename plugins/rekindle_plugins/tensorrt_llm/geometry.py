@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rekindle_plugins.contract.geometry import MAX_SEGMENTS_PER_PAGE, GroupGeometry, Run, coalesce
+from rekindle_plugins.contract.geometry import MAX_SEGMENTS, GroupGeometry, Run, coalesce
 from rekindle_plugins.tensorrt_llm.support import UnsupportedError
 
 
@@ -110,7 +110,7 @@ def segments(pool: Pool, page_id: int) -> list[tuple[int, int, int]]:
         for index in range(run.count):
             found.append((start + index * run.step, place, run.length))
             place += run.length
-    assert len(found) <= MAX_SEGMENTS_PER_PAGE
+    assert len(found) <= MAX_SEGMENTS
     return found
 
 

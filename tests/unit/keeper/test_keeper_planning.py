@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from rekindle.keeper import planning
-from rekindle.keeper.planning import plan_messages
+from rekindle.keeper.planning import plan_messages, planned_pages
 from rekindle.store import PageGeometry, Store
 from rekindle.store.page import ClaimOutcome
 from rekindle_plugins.contract.journal import ROOT
@@ -24,7 +24,7 @@ def test_a_plan_goes_on_when_another_engine_takes_a_page_of_it(tmp_path: Path) -
             slot = catalog.claim(key(name), ROOT, 0, 0, range(16)).slot
             assert slot is not None
             catalog.publish(slot, [b"c" * 16])
-        messages = plan_messages(catalog, planning.MAX_PLAN_PAGES)
+        messages = plan_messages(planned_pages(catalog, planning.MAX_PLAN_PAGES))
         rows, is_last = next(messages)
         assert not is_last
         claim = catalog.claim(key("of another engine"), ROOT, 0, 0, range(16))  # the oldest page goes for it
