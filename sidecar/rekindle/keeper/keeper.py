@@ -50,8 +50,6 @@ class Keeper:
         self._owners: dict[Peer, Engine] = {}
         self._strangers: dict[Peer, asyncio.TimerHandle] = {}
         self._started = time.monotonic()
-        self._quiet = asyncio.Event()
-        self._quiet.set()
         self._listener: socket.socket | None = None
         self._run_lock: int | None = None
         self._stores: Stores | None = None
@@ -218,7 +216,7 @@ class Keeper:
                 self._stores,
                 self.backends,
                 self._reports,
-                self._quiet.wait,
+                self._salvages,
                 self._engine_released,
             )
             self._engines[instance] = engine
@@ -241,7 +239,6 @@ class Keeper:
         if self._engines.get(engine.instance) is engine:
             del self._engines[engine.instance]
             self._dying.add(engine)
-            self._quiet.clear()
         engine.peer_closed(peer, reason)
 
     def _engine_released(self, engine: Engine) -> None:
@@ -249,8 +246,11 @@ class Keeper:
         self._bytes["checkpointed"] += engine.tally.bytes_checkpointed
         self._bytes["restored"] += engine.tally.bytes_restored
         self._copier_crashes += engine.tally.copier_crashes
-        if not self._dying:
-            self._quiet.set()
+
+    async def _salvages(self) -> None:
+        """Until the last pages of every dead engine are in the store."""
+        while waiting := [engine for engine in self._dying if not engine.salvaged.is_set()]:
+            await waiting[0].salvaged.wait()
 
     def _count_refusal(self, error: RekindleError) -> None:
         self.refused[error.code] += 1
