@@ -53,7 +53,7 @@ class LaneSpec:
 
 
 class Lane:
-    """Feeds one copier. `on_row(row, done)` is called for each row once; done is None when its copier died."""
+    """Feeds one copier. `on_rows` gets (row, done) for each row once; done is None when its copier died."""
 
     def __init__(
         self,
