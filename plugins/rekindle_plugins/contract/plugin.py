@@ -28,7 +28,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 class Capability(enum.Enum):
-    """What a plugin can do. The values are what goes over the socket; unknown ones are kept as text and ignored."""
+    """What a plugin can do. The values are what goes over the socket; unknown ones are left out."""
 
     EAGER_RESTORE = "eager-restore"
     """Puts pages into the engine's own prefix cache before it serves."""

@@ -111,10 +111,11 @@ class NanoShim(Shim):
             self._eager = restore_eagerly(self._leader, self, self._leader.restore_budget_s)
 
     def finalize(self) -> None:
-        if self.stages.stage is Stage.ATTACHED:
-            self._leader.close()
-            self._rank.close()
         self.stages.enter(Stage.FINALIZED)
+        halves: list[Leader | Rank | None] = [getattr(self, "_leader", None), getattr(self, "_rank", None)]
+        for half in halves:
+            if half is not None:  # an attach that failed may have made one, or none
+                half.close()
 
     def share(self, cache: KVCache) -> tuple[Region, Sequence[int]]:
         """The cache's memory as a region, and the descriptors that go with it."""

@@ -36,7 +36,7 @@ def identity_of(vllm_config: Any, groups: tuple[Group, ...], hash_block_size: in
         "geometry": _short("; ".join(group.description for group in groups)),
         "hash_scheme": _hash_scheme(cache.prefix_caching_hash_algo, hash_block_size),
         "parallel": f"tp{parallel.tensor_parallel_size}",
-        "speculative": _speculative(speculative),
+        "speculative": _speculative(speculative, load_format),
         "weight_version": "0",
     }
     return Identity.of(fields)
@@ -91,14 +91,14 @@ def _config_digest(config: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _speculative(config: Any) -> str:
-    """Draft layers may live in the same groups, so their weights matter as much."""
+def _speculative(config: Any, load_format: str) -> str:
+    """Draft layers may live in the same groups, so their weights matter as much. Raises IdentityError as for ours."""
     if config is None:
         return "none"
     method, draft = str(config.method), getattr(config, "draft_model_config", None)
-    if draft is None or draft.model is None or not os.path.exists(str(draft.model)):
+    if draft is None or draft.model is None:
         return f"{method} {config.num_speculative_tokens}"
-    return f"{method} {config.num_speculative_tokens} {digest_model_files(draft.model)}"
+    return f"{method} {config.num_speculative_tokens} {_weights(draft, load_format)}"
 
 
 def _short(text: str) -> str:

@@ -96,7 +96,18 @@ class Backends:
         adapter = self.get(name)
         if adapter is None:
             return plain
-        found = list(self._ask(adapter, plain, adapter.judge, engine, stored))
+
+        def judge() -> list[Mismatch]:
+            found = list(adapter.judge(engine, stored))
+            if not all(isinstance(mismatch, Mismatch) for mismatch in found):
+                raise TypeError("its answer is no list of mismatches")
+            return found
+
+        try:
+            found = self._ask(adapter, list[Mismatch](), judge)
+        except RekindleError as error:  # about pages of another identity: no reason to refuse the engine that asks
+            log.warning("event=adapter_failed backend=%s question=judge error=%s", name, error)
+            found = []
         told = {mismatch.field for mismatch in found}
         return [*found, *(mismatch for mismatch in plain if mismatch.field not in told)]
 
@@ -110,7 +121,7 @@ class Backends:
             return question(*args)
         except RekindleError:
             raise
-        except Exception:
+        except (Exception, SystemExit):
             name = adapter.info.name
             log.exception("event=adapter_failed backend=%s question=%s", name, getattr(question, "__name__", "?"))
             return default
@@ -161,7 +172,7 @@ def _load(entry: Found) -> Found:
         return entry
     try:
         return replace(entry, adapter=_make(entry))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = str(error) if isinstance(error, RekindleError) else f"{type(error).__name__}: {error}"
         log.warning("event=plugin_not_loaded backend=%s error=%s", entry.name, problem)
         return replace(entry, problem=problem)

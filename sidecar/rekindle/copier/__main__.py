@@ -1,7 +1,7 @@
-"""`python -m rekindle.copier SPEC`: started by the keeper only."""
+"""`python -m rekindle.copier SPEC_FD`: started by the keeper only."""
 
 import sys
 
 from rekindle.copier.loop import main
 
-main(sys.argv[1])
+main(int(sys.argv[1]))

@@ -122,14 +122,17 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
-def main(spec_text: str) -> NoReturn:
-    """Entry of the copier process. `spec_text` is JSON from `rekindle.copier.process.spawn`.
+def main(spec_fd: int) -> NoReturn:
+    """Entry of the copier process. `spec_fd` is a file of JSON from `rekindle.copier.process.spawn`.
 
     It ends without the interpreter's finalization, which would close the lifeline before the process, with its helper
     thread and its mappings, is gone: the lifeline's end must prove just that.
     """
     try:
-        _run(json.loads(spec_text))
+        with os.fdopen(spec_fd) as file:
+            file.seek(0)
+            spec = json.load(file)
+        _run(spec)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -81,7 +81,7 @@ class CopierProcess:
                 "commands": theirs.fileno(),
                 "lifeline": lifeline.fileno(),
             }
-            spec = {
+            spec = {  # in a file: a region of many runs is longer than an argument may be
                 "parent_pid": os.getpid(),
                 "region": region.to_json(),
                 "part": asdict(part),
@@ -89,11 +89,17 @@ class CopierProcess:
                 "bandwidth": bandwidth,
             }
             try:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "rekindle.copier", json.dumps(spec)],
-                    pass_fds=[*buffers, arena_fd, fence_fd, lock_fd, theirs.fileno(), lifeline.fileno()],
-                    stdin=subprocess.DEVNULL,
-                )
+                with os.fdopen(os.memfd_create("rekindle-copier-spec"), "w") as file:
+                    json.dump(spec, file)
+                    file.flush()
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", "rekindle.copier", str(file.fileno())],
+                        pass_fds=[
+                            *(*buffers, arena_fd, fence_fd, lock_fd),
+                            *(theirs.fileno(), lifeline.fileno(), file.fileno()),
+                        ],
+                        stdin=subprocess.DEVNULL,
+                    )
             except BaseException:
                 ours.close()
                 shims.close()

@@ -53,6 +53,9 @@ log = logging.getLogger("rekindle.engine")
 QUEUED_PLAN_MESSAGES = 16
 """Parts of a plan that may wait for the leader to read them."""
 READ_POLL_S = 0.002
+MAX_RESETS = 64
+STOP_LIMIT_S = 10.0
+"""How long a stop waits for an engine's copiers. One in the depths of a driver may not die before that returns."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Engine:
         self.tally = Tally()
         self.attached_at = time.monotonic()
         self.note = ""
+        self.salvaged = asyncio.Event()
+        """What it left behind is in the store. Its copiers may live a little longer; the slots they use stay theirs."""
         self.store: OpenStore | None = None
         self._config = config
         self._stores = stores
@@ -104,6 +109,8 @@ class Engine:
         self._trial: Trial | None = None
         self._is_stopping = False
         self._resetting = asyncio.Lock()
+        self._resets = 0
+        """Resets that wait for those before them, or are under way."""
         self._going: Transfers | None = None
         """The transfers whose copiers were told to go last."""
         self._opening: asyncio.Task[None] | None = None
@@ -230,7 +237,11 @@ class Engine:
         elif message.type == "fill":
             self._fill(message)
         elif message.type == "reset":
-            self._spawn(self._reset(Identity.from_json(message["identity"]), read_generation(message, peer)))
+            identity, generation = Identity.from_json(message["identity"]), read_generation(message, peer)
+            if self._resets >= MAX_RESETS:
+                raise ProtocolError("receive", f"reset from {peer.name}", f"{MAX_RESETS} are not answered yet")
+            self._resets += 1
+            self._spawn(self._reset(identity, generation))
         elif message.type == "report":
             self._restored(message)
         else:
@@ -277,8 +288,11 @@ class Engine:
 
         One after the other, in the order in which they came: each is answered with a welcome.
         """
-        async with self._resetting:
-            await self._reset_alone(identity, generation)
+        try:
+            async with self._resetting:
+                await self._reset_alone(identity, generation)
+        finally:
+            self._resets -= 1
 
     async def _reset_alone(self, identity: Identity, generation: int) -> None:
         leader, store, checkpoint = self._leader, self.store, self._checkpoint
@@ -451,6 +465,7 @@ class Engine:
                 store.catalog.clear()
         finally:
             salvage_s = time.monotonic() - self._lost_at
+            self.salvaged.set()
             await self._let_go()
             self._death = {
                 "pages_committed": committed,
@@ -477,6 +492,7 @@ class Engine:
             return
         self.counted()
         self._released = True
+        self.salvaged.set()
         if self._checkpoint is not None:
             self._checkpoint.close()
         for rank in self._ranks.values():
@@ -500,7 +516,11 @@ class Engine:
         if not self._lost_at:
             for peer in self.peers[:1]:
                 peer.close("the sidecar is stopping")
+        deadline = self._loop.time() + self._config.salvage_budget_s + STOP_LIMIT_S
         while not self._released:
+            if self._loop.time() > deadline:
+                log.error("event=not_released instance=%s reason='a copier does not die'", self.instance)
+                return
             await asyncio.sleep(0.005)
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:

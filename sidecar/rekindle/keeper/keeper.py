@@ -56,8 +56,6 @@ class Keeper:
         self._owners: dict[Peer, Engine] = {}
         self._strangers: dict[Peer, asyncio.TimerHandle] = {}
         self._started = time.monotonic()
-        self._quiet = asyncio.Event()
-        self._quiet.set()
         self._listener: socket.socket | None = None
         self._run_lock: int | None = None
         self._stores: Stores | None = None
@@ -238,7 +236,7 @@ class Keeper:
                 self._suspects,
                 self.backends,
                 self._reports,
-                self._quiet.wait,
+                self._salvages,
                 self._engine_released,
                 self._gate,
             )
@@ -262,14 +260,16 @@ class Keeper:
         if self._engines.get(engine.instance) is engine:
             del self._engines[engine.instance]
             self._dying.add(engine)
-            self._quiet.clear()
         engine.peer_closed(peer, reason)
 
     def _engine_released(self, engine: Engine) -> None:
         self._dying.discard(engine)
         self._ledger.settle(engine.hello.plugin.name, engine.tally)
-        if not self._dying:
-            self._quiet.set()
+
+    async def _salvages(self) -> None:
+        """Until the last pages of every dead engine are in the store."""
+        while waiting := [engine for engine in self._dying if not engine.salvaged.is_set()]:
+            await waiting[0].salvaged.wait()
 
     def _count_refusal(self, error: RekindleError) -> None:
         self.refused[error.code] += 1

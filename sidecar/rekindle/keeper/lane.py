@@ -26,6 +26,8 @@ log = logging.getLogger("rekindle.copier")
 PACKETS_IN_FLIGHT = 2
 ROWS_PER_PACKET = 64
 BYTES_PER_PACKET = 32 << 20
+MAX_SAVE_S, MIN_SAVE_BYTES = 0.01, 64 << 10
+"""Under a cap, a packet of saves is so long: a load, which has no cap, waits for those that were sent before it."""
 QUICK_RESPAWNS = 3
 RESPAWN_DELAY_S = 1.0
 MAX_RESPAWN_DELAY_S = 30.0
@@ -52,7 +54,7 @@ class LaneSpec:
 
 
 class Lane:
-    """Feeds one copier. `on_row(row, done)` is called for each row once; done is None when its copier died."""
+    """Feeds one copier. `on_rows` gets (row, done) for each row once; done is None when its copier died."""
 
     def __init__(
         self,
@@ -74,6 +76,8 @@ class Lane:
         self._on_rows = on_rows
         self._on_lifeline = on_lifeline
         self._on_crash = on_crash
+        cap = spec.bandwidth
+        self._save_bytes = max(MIN_SAVE_BYTES, int(cap * MAX_SAVE_S)) if cap else BYTES_PER_PACKET
         self._loads: deque[LoadRow] = deque()
         self._saves: deque[SaveRow] = deque()
         self._sent: deque[Row] = deque()
@@ -114,14 +118,15 @@ class Lane:
 
     def flush(self) -> None:
         """Sends what fits into the copier's window."""
-        rows_max = max(1, min(ROWS_PER_PACKET, BYTES_PER_PACKET // max(1, self.spec.part.length)))
+        rows_max = self._rows_of(BYTES_PER_PACKET)
+        saves_max = min(rows_max, self._rows_of(self._save_bytes))
         while self._copier is not None and len(self._packets) < PACKETS_IN_FLIGHT:
             is_load = bool(self._loads) and self._announced is self._copier
             if is_load:
                 loads = [self._loads[i] for i in range(min(rows_max, len(self._loads)))]
                 sent, count = self._copier.send(pack_loads(loads)), len(loads)
             elif self._saves:
-                saves = [self._saves[i] for i in range(min(rows_max, len(self._saves)))]
+                saves = [self._saves[i] for i in range(min(saves_max, len(self._saves)))]
                 sent, count = self._copier.send(pack_saves(saves)), len(saves)
             else:
                 return
@@ -132,6 +137,9 @@ class Lane:
             self._packets.append(count)
             self._watch()
             self.work.set_busy(self.is_ready)
+
+    def _rows_of(self, packet_bytes: int) -> int:
+        return max(1, min(ROWS_PER_PACKET, packet_bytes // max(1, self.spec.part.length)))
 
     async def close(self) -> None:
         """Kills the copier and waits until it is reaped. Every row still waiting is failed."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rekindle_plugins.contract.errors import ProtocolError, RekindleError, UnavailableError
-from rekindle_plugins.contract.wire import Channel, Message
+from rekindle_plugins.contract.wire import Channel, Message, duplicate
 
 from rekindle.keeper.pidfd import peer_pidfd
 
@@ -23,10 +23,16 @@ MAX_QUEUED = 512
 READS_PER_WAKE = 32
 
 
+class _Outcome(enum.Enum):
+    SENT = "the kernel has it"
+    WAITS = "there is no room for it"
+    LOST = "nobody will get it"
+
+
 @dataclass(frozen=True)
 class _Queued:
     type: str
-    fds: list[int]
+    fds: tuple[int, ...]
     fields: dict[str, Any]
     then: Callable[[], None]
 
@@ -71,19 +77,29 @@ class Peer:
         return len(self._queue)
 
     def send(self, type_: str, fds: Sequence[int] = (), *, then: Callable[[], None] = _nothing, **fields: Any) -> None:
-        """Queues a message. Descriptors are duplicated where they must wait. Never blocks, never raises.
+        """Queues a message. Descriptors are duplicated where they must wait. Never blocks, never raises:
+        where there is no room for the duplicates, the peer is closed.
 
         `then` is called when the kernel has the message, at once or later; never for a peer that is gone.
         """
         if not self.is_open:
             return
-        if not self._queue and self._try_send(type_, fds, fields):
+        outcome = _Outcome.WAITS if self._queue else self._try_send(type_, fds, fields)
+        if outcome is _Outcome.SENT:
             then()
-            return
+        elif outcome is _Outcome.WAITS:
+            self._wait(type_, fds, fields, then)
+
+    def _wait(self, type_: str, fds: Sequence[int], fields: dict[str, Any], then: Callable[[], None]) -> None:
         if len(self._queue) >= MAX_QUEUED:
             self.close("it does not read what it asked for")
             return
-        self._queue.append(_Queued(type_, [os.dup(fd) for fd in fds], fields, then))
+        try:
+            kept = duplicate(fds)
+        except OSError as error:
+            self.close(f"there is no room for what it is to be given: {error}")
+            return
+        self._queue.append(_Queued(type_, kept, fields, then))
         self._loop.add_writer(self._channel.sock, self._writable)
 
     def refuse(self, error: RekindleError) -> None:
@@ -120,31 +136,33 @@ class Peer:
         self._channel.close()
         queue, self._queue = self._queue, deque()
         for queued in queue:
-            Message("", {}, tuple(queued.fds)).close_fds()
+            Message("", {}, queued.fds).close_fds()
         self._on_closed(self, reason)
 
-    def _try_send(self, type_: str, fds: Sequence[int], fields: dict[str, Any]) -> bool:
-        """True when nothing is left to do for this message."""
+    def _try_send(self, type_: str, fds: Sequence[int], fields: dict[str, Any]) -> _Outcome:
         try:
             self._channel.send(type_, fds, **fields)
         except BlockingIOError:
-            return False
+            return _Outcome.WAITS
         except UnavailableError:
-            return True  # the reader sees the end and closes
+            return _Outcome.LOST  # the reader sees the end and closes
         except ProtocolError as error:
             log.error("event=send_failed peer=%s error=%s", self.name, error)
             self.close(str(error))
-        return True
+            return _Outcome.LOST
+        return _Outcome.SENT
 
     def _writable(self) -> None:
         while self._queue and self.is_open:
             first = self._queue[0]
-            if not self._try_send(first.type, first.fds, first.fields):
+            outcome = self._try_send(first.type, first.fds, first.fields)
+            if outcome is _Outcome.WAITS:
                 return
             if self._queue:  # else the peer was closed, and the descriptors with it
                 self._queue.popleft()
-                Message("", {}, tuple(first.fds)).close_fds()
-                first.then()
+                Message("", {}, first.fds).close_fds()
+                if outcome is _Outcome.SENT:
+                    first.then()
         if self.is_open:
             self._loop.remove_writer(self._channel.sock)
 

@@ -1,7 +1,7 @@
 """The catalog: which page lies in which slot, who may leave, and every change to the arena's records.
 
-Runs in the keeper, on its event-loop thread, which is its only thread: no method awaits or blocks, and none
-touches page bytes. The keeper and the admin side call it; copiers never do.
+Runs in the keeper, on its event-loop thread, once it is made (by the thread that opened the arena): no method
+awaits or blocks, and none touches page bytes. The keeper and the admin side call it; copiers never do.
 
 Life of a slot (``slot_table.SLOT_TRANSITIONS``): claim -> a copier fills it -> publish or discard. A claimed page
 is in the index, so that nobody claims it twice, but it is not visible. Only a stored page is.

@@ -1,6 +1,7 @@
 """The store: one directory of arenas, one per identity, within a budget of bytes.
 
-Runs in the keeper, on its one thread, which opens it at start and opens an arena per identity it meets.
+Runs in the keeper, which opens it at start. ``open`` runs in a worker thread, since it may take seconds; nothing else
+here is called meanwhile (``keeper.stores.Stores`` has a lock for that), and all else runs on the event loop's thread.
 At most one process has a store directory open: it holds an advisory lock on ``<directory>/lock``.
 """
 

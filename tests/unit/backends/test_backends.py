@@ -109,6 +109,7 @@ def test_a_folder_takes_the_place_of_a_built_in_plugin(plugin_dir: Path) -> None
         ({"toml": 'name = "other"\nadapter = "one_code.adapter:Mine"'}, "its adapter is called mine"),
         ({"initialize": "raise UnavailableError('start', 'it', 'its licence is missing')"}, "its licence is missing"),
         ({"initialize": "1 / 0"}, "ZeroDivisionError"),
+        ({"initialize": "raise SystemExit(3)"}, "SystemExit: 3"),
         ({"api": (1, 7)}, "written for contract 1.7, the sidecar speaks 1.0"),
         ({"api": (2, 0)}, "written for contract 2.0, the sidecar speaks 1.0"),
     ],
@@ -139,11 +140,23 @@ def test_a_command_that_two_plugins_know_is_for_a_person_to_tell(plugin_dir: Pat
         discover([plugin_dir]).for_launch(Launch(("my-engine",)))
 
 
-@pytest.mark.parametrize("judge", ["return []", "1 / 0", "return [Mismatch('model', 'a', 'b')]"])
+@pytest.mark.parametrize(
+    "judge",
+    [
+        "return []",
+        "1 / 0",
+        "return [Mismatch('model', 'a', 'b')]",
+        "return None",
+        "return ['the weights differ']",
+        "raise SystemExit(3)",
+        "raise UnavailableError('judge', 'it', 'pages of long ago')",
+    ],
+)
 def test_an_adapter_cannot_take_a_mismatch_away(plugin_dir: Path, judge: str) -> None:
     make(plugin_dir, "one", judge=judge)
     found = discover([plugin_dir]).judge("mine", identity(dtype="bf16"), identity(dtype="fp32"))
     assert Mismatch("dtype", "fp32", "bf16") in found
+    assert all(isinstance(mismatch, Mismatch) for mismatch in found)
 
 
 def test_an_adapter_can_find_more(plugin_dir: Path) -> None:

@@ -16,6 +16,7 @@ from rekindle_plugins.client import leader as leader_module
 from rekindle_plugins.client.link import Link
 from rekindle_plugins.contract import Identity, Message, PluginInfo
 from rekindle_plugins.contract.identity import REQUIRED
+from rekindle_plugins.contract.plugin import Stage
 from rekindle_plugins.nano.shim import NanoShim
 
 log = logging.getLogger("test")
@@ -122,6 +123,19 @@ def test_a_request_that_waits_for_a_load_goes_on_when_the_shim_turns_itself_off(
     shim.guard.trip("something else")
     shim._leader.link._detach()
     assert list(shim.poll_loads()) == [("r1", 0)]
+
+
+@pytest.mark.parametrize("made", [(), ("_rank",), ("_rank", "_leader")])
+def test_a_shim_whose_attach_failed_on_the_way_can_be_finalized(tmp_path: Path, made: tuple[str, ...]) -> None:
+    shim = NanoShim(str(tmp_path))
+    shim.stages.enter(Stage.INITIALIZED)
+    shim.stages.enter(Stage.ATTACHED)
+    halves = {name: make_leader(tmp_path) for name in made}
+    for name, half in halves.items():
+        setattr(shim, name, half)
+    shim.finalize()
+    assert all(half.link._closing for half in halves.values())
+    shim.finalize()
 
 
 def test_a_fill_of_no_pages_ends_at_once(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import signal
@@ -13,9 +14,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from copier_samples import Place
+from copier_samples import PAGES, SLOTS, Place, filled
+from rekindle.copier.memory import ArenaPart
 from rekindle.copier.process import CopierProcess
 from rekindle.copier.protocol import DoneRow, LoadRow, SaveRow, Status, pack_loads, pack_saves
+from rekindle_plugins.contract import Fence, GroupGeometry, Region, Run
 
 DEADLINE_S = 20.0
 
@@ -185,3 +188,24 @@ def test_copiers_leave_no_descriptor_behind(times: int) -> None:
 
         run(scenario)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_region_of_very_many_runs_reaches_its_copier() -> None:
+    """An argument of a process may have 128 KiB."""
+    count, segment = 2000, 16
+    runs = tuple(Run(0, number * PAGES * segment, segment, segment) for number in range(count))
+    region = Region(0, "shm", PAGES, (count * PAGES * segment,), (GroupGeometry(4, runs),))
+    assert len(json.dumps(region.to_json())) > 128 << 10
+    part = ArenaPart(0, region.part_bytes, region.part_bytes, SLOTS)
+    memory = filled(os.urandom(region.sizes[0]))
+    place = Place(region, part, [memory], filled(bytes(SLOTS * part.stride)), Fence.create(PAGES))
+
+    async def main() -> None:
+        harness = Harness(place)
+        assert harness.copier.send(pack_saves([SaveRow(1, 2, 0, 0)]))
+        await harness.until(lambda: harness.rows or harness.gone)
+        assert [row.status for row in harness.rows] == [Status.OK]
+        assert place.slot(1, 0) == place.page(2, 0)
+        await harness.close()
+
+    asyncio.run(main())

@@ -7,19 +7,22 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from driving.impostor import IDENTITY, Impostor
+from driving.impostor import IDENTITY, PAGE_TOKENS, Impostor
 from driving.process import state
 from rekindle.backends import Backends
 from rekindle.config import Config
 from rekindle.copier.process import CopierProcess
 from rekindle.keeper import Keeper
+from rekindle.keeper import engine as engine_module
 from rekindle.keeper import keeper as keeper_module
-from rekindle.keeper.engine import Engine
+from rekindle.keeper.engine import MAX_RESETS, Engine
+from rekindle_plugins.contract.journal import ROOT, pack_payload
 
 DEADLINE_S = 30.0
 
@@ -56,12 +59,12 @@ def lanes(engine: Engine) -> list:
 class LateDeaths:
     """Copiers that are told to go do so when the test says so, as one may that waits for a driver."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self._waiting: list[CopierProcess] = []
-        monkeypatch.setattr(CopierProcess, "kill", self._kill)
         self._is_over = False
+        self.kill = lambda copier, reason: self._note(copier, reason)  # a function, so that it becomes a method
 
-    def _kill(self, copier: CopierProcess, reason: str) -> None:
+    def _note(self, copier: CopierProcess, reason: str) -> None:
         if not copier._reason:
             copier._reason = reason
             self._waiting.append(copier)
@@ -77,10 +80,11 @@ class LateDeaths:
 
 
 @pytest.fixture
-def deaths(monkeypatch: pytest.MonkeyPatch) -> LateDeaths:
-    late = LateDeaths(monkeypatch)
-    monkeypatch.setattr(CopierProcess, "kill", lambda copier, reason: late._kill(copier, reason))
-    return late
+def deaths(monkeypatch: pytest.MonkeyPatch) -> Iterator[LateDeaths]:
+    late = LateDeaths()
+    monkeypatch.setattr(CopierProcess, "kill", late.kill)
+    yield late
+    late.let_die()
 
 
 def test_an_engine_that_dies_during_its_reset_is_released_only_when_its_copiers_are_gone(
@@ -215,5 +219,67 @@ def test_a_hello_for_whose_descriptors_there_is_no_room_is_refused_and_leaves_no
             await until("its descriptors to be closed", lambda: len(os.listdir("/proc/self/fd")) < before)
             assert engine.is_alive
             second.close()
+
+    asyncio.run(run())
+
+
+def test_more_resets_than_anybody_needs_are_refused(tmp_path: Path, deaths: LateDeaths) -> None:
+    async def run() -> None:
+        async with attached(tmp_path) as (_, impostor, engine):
+            for number in range(MAX_RESETS + 1):
+                generation = impostor.journal.raise_generation()
+                identity = IDENTITY.with_field("weight_version", f"{number}")
+                reset = partial(impostor.leader.send, identity=dict(identity.fields), generation=generation)
+                await asyncio.to_thread(reset, "reset")
+            refusal = await asyncio.to_thread(impostor.leader.until_hung_up)
+            assert refusal is not None
+            assert "64 are not answered" in refusal["message"]
+            deaths.let_die()
+            await until("the release", lambda: engine._released)
+            assert engine._resets == 0
+
+    asyncio.run(run())
+
+
+def test_a_dead_engines_pages_are_planned_while_its_copier_has_not_died_yet(
+    tmp_path: Path, deaths: LateDeaths
+) -> None:
+    async def run() -> None:
+        async with attached(tmp_path) as (_, impostor, engine):
+            impostor.journal.append(pack_payload(0, 0, 0, 0, b"k" * 32, ROOT, (1,) * PAGE_TOKENS))
+            os.eventfd_write(impostor.wake, 1)
+            await until("its page to be copied", lambda: engine.tally.checkpointed == 1)
+            impostor.leader.close()
+            await until("the death to be noticed", lambda: not engine.is_alive)
+            second = await asyncio.to_thread(Impostor, tmp_path / "run")
+            welcome = await asyncio.to_thread(second.attach)
+            assert welcome["stored_pages"] == 1
+            second.leader.send("plan", plan_id=1, max_pages=8)
+            answer = await asyncio.to_thread(second.leader.answer)
+            while answer is not None and answer["type"] != "pages":
+                answer = await asyncio.to_thread(second.leader.answer)
+            assert answer is not None
+            assert [row[0] for row in answer["pages"]] == [(b"k" * 32).hex()]
+            assert not engine._released
+            second.close()
+            deaths.let_die()
+            await until("the release", lambda: engine._released)
+
+    asyncio.run(run())
+
+
+def test_a_copier_that_does_not_die_does_not_keep_the_sidecar_from_stopping(
+    tmp_path: Path, deaths: LateDeaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "STOP_LIMIT_S", 0.1)
+
+    async def run() -> None:
+        async with attached(tmp_path) as (keeper, _, engine):
+            copier = lanes(engine)[0].pid
+            await asyncio.wait_for(keeper.stop(), DEADLINE_S)
+            assert not engine._released
+            assert state(copier) not in ("Z", "")
+            deaths.let_die()
+            await until("the copier's end", lambda: state(copier) in ("Z", ""))
 
     asyncio.run(run())

@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,7 +70,9 @@ class FakeCopier:
 class Scene:
     """One lane, its copiers in order, and the rows it has answered."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, announce_at_once: bool = True) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, announce_at_once: bool = True, spec: LaneSpec = SPEC
+    ) -> None:
         self.copiers: list[FakeCopier] = []
         self.to_announce: list[Callable[[], None]] = []
         self.answers: list[tuple[Row, DoneRow | None]] = []
@@ -78,7 +81,7 @@ class Scene:
         self._at_once = announce_at_once
         monkeypatch.setattr(lane_module, "QUICK_RESPAWNS", 1 << 30)
         monkeypatch.setattr(lane_module.CopierProcess, "spawn", self._spawn)
-        self.lane = Lane(SPEC, 60.0, self.answers.extend, self._lifeline, self.crashes.append, self.work)
+        self.lane = Lane(spec, 60.0, self.answers.extend, self._lifeline, self.crashes.append, self.work)
 
     def _spawn(self, *args: Any) -> tuple[FakeCopier, socket.socket]:
         self.copiers.append(FakeCopier(*args[-2:]))
@@ -150,6 +153,22 @@ def test_loads_go_before_saves_and_a_window_bounds_what_is_in_flight(monkeypatch
         assert len(scene.copier.rows) <= window
         await scene.lane.close()
         assert len(scene.answers) == 301
+
+    asyncio.run(main())
+
+
+def test_under_a_cap_a_load_waits_for_few_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        page = ArenaPart(0, 1 << 20, 1 << 20, 64)
+        scene = Scene(monkeypatch, spec=replace(SPEC, part=page, bandwidth=200 << 20))
+        for slot in range(60):
+            scene.lane.save(save(slot))
+        scene.lane.flush()
+        assert scene.copier.rows == [save(slot) for slot in range(4)], "two packets of 10 ms each"
+        scene.lane.load([load(9)])
+        scene.copier.answer(2)
+        assert scene.copier.rows == [save(2), save(3), load(9)]
+        await scene.lane.close()
 
     asyncio.run(main())
 
