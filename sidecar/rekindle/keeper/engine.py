@@ -11,61 +11,41 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from rekindle_plugins.contract.errors import ProtocolError, RekindleError, StoreError
 from rekindle_plugins.contract.identity import Identity
-from rekindle_plugins.contract.journal import Heartbeat
 from rekindle_plugins.contract.wire import Message
 
 from rekindle.backends import Backends
-from rekindle.keeper.attachment import (
-    Hello,
-    LeaderAttachment,
-    RankAttachment,
-    check_together,
-    page_geometry,
-    read_generation,
-    with_layout,
-)
+from rekindle.config import Config
+from rekindle.keeper.attachment import Hello, LeaderAttachment, RankAttachment, read_generation
 from rekindle.keeper.checkpoint import Checkpoint
 from rekindle.keeper.engine_status import engine_status, step_age_s
 from rekindle.keeper.gate import Gate
+from rekindle.keeper.halves import Halves
 from rekindle.keeper.hang_watch import HangWatch
 from rekindle.keeper.lanes import open_lanes
 from rekindle.keeper.peer import Peer
-from rekindle.keeper.planning import MAX_PLAN_PAGES, plan_messages, read_fill_rows, read_restored
+from rekindle.keeper.planning import MAX_PLAN_PAGES, read_fill_rows, read_restored, send_plan
 from rekindle.keeper.reports import Reports
 from rekindle.keeper.salvage import FINAL_BUDGET_S, salvage
 from rekindle.keeper.stores import OpenStore, Stores
 from rekindle.keeper.suspects import Suspects
 from rekindle.keeper.tally import Tally
+from rekindle.keeper.tasks import Tasks
+from rekindle.keeper.transfers import Transfers
 from rekindle.keeper.trial import WITHHELD, Trial
 from rekindle.lifecycle.machine import Action, Event, State, step
 from rekindle.lifecycle.status import EngineStatus
 from rekindle.lifecycle.suspicion import Life
-from rekindle.store.layout import PageGeometry
 
 log = logging.getLogger("rekindle.engine")
 
-QUEUED_PLAN_MESSAGES = 16
-"""Parts of a plan that may wait for the leader to read them."""
-READ_POLL_S = 0.002
 MAX_RESETS = 64
 STOP_LIMIT_S = 10.0
 """How long a stop waits for an engine's copiers. One in the depths of a driver may not die before that returns."""
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    salvage_budget_s: float
-    restore_budget_s: float
-    fill_timeout_s: float
-    copier_timeout_s: float
-    copy_bandwidth: int = 0
-    hang_timeout_s: float = 0.0
 
 
 class Engine:
@@ -74,7 +54,7 @@ class Engine:
     def __init__(
         self,
         hello: Hello,
-        config: EngineConfig,
+        config: Config,
         stores: Stores,
         suspects: Suspects,
         backends: Backends,
@@ -102,8 +82,7 @@ class Engine:
         self._on_released = on_released
         self._gate = gate
         self._loop = asyncio.get_running_loop()
-        self._leader: LeaderAttachment | None = None
-        self._ranks: dict[int, RankAttachment] = {}
+        self._halves = Halves(hello)
         self._checkpoint: Checkpoint | None = None
         self._watch: HangWatch | None = None
         self._trial: Trial | None = None
@@ -115,7 +94,7 @@ class Engine:
         """The transfers whose copiers were told to go last."""
         self._opening: asyncio.Task[None] | None = None
         self._planning: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._spawn = Tasks(hello.instance).spawn
         self._lost_at = 0.0
         self._why_lost = ""
         self._death: dict[str, float | int] = {}
@@ -132,29 +111,29 @@ class Engine:
 
     @property
     def peers(self) -> list[Peer]:
-        leader = [self._leader.peer] if self._leader is not None else []
-        return leader + [rank.peer for rank in self._ranks.values()]
+        return self._halves.peers
+
+    @property
+    def identity_name(self) -> str:
+        return self._halves.identity_name
+
+    @property
+    def _leader(self) -> LeaderAttachment | None:
+        return self._halves.leader
 
     def add_leader(self, leader: LeaderAttachment) -> None:
-        """Raises ProtocolError when there is one already, GeometryError when it does not fit the ranks."""
-        if self._leader is not None:
-            raise ProtocolError("attach", leader.peer.name, f"engine {self.instance} has a leader already")
-        check_together(leader, list(self._ranks.values()))
-        self._leader = leader
+        """Raises ProtocolError, GeometryError; see `Halves`."""
+        self._halves.add_leader(leader)
         self._complete()
 
     def add_rank(self, rank: RankAttachment) -> None:
-        index = rank.region.rank
-        if index in self._ranks or not 0 <= index < self.world_size:
-            raise ProtocolError("attach", rank.peer.name, f"rank {index} of {self.world_size} is taken or impossible")
-        if self._leader is not None:
-            check_together(self._leader, [rank])
-        self._ranks[index] = rank
+        """Raises ProtocolError, GeometryError; see `Halves`."""
+        self._halves.add_rank(rank)
         rank.peer.send("welcome", state=self.state.value, stored_pages=0, restore_budget_s=0)
         self._complete()
 
     def _complete(self) -> None:
-        if self._leader is not None and len(self._ranks) == self.world_size and self._opening is None:
+        if self._halves.are_complete and self._opening is None:
             self._opening = self._spawn(self._open())
 
     async def _open(self) -> None:
@@ -163,13 +142,13 @@ class Engine:
         assert leader is not None
         try:
             for identity in leader.purge:
-                await self._stores.purge(self._with_layout(identity))
-            leader.identity = self._with_layout(leader.identity)
+                await self._stores.purge(self._halves.with_layout(identity))
+            leader.identity = self._halves.with_layout(leader.identity)
             backend = self.hello.plugin.name
             self._backends.admit(backend, leader.identity, self.hello.engine_version)
             others = await self._stores.mismatches(leader.identity, partial(self._backends.judge, backend))
             # (asked before the others may have to make room)
-            self.store = await self._stores.acquire(leader.identity, self._page_geometry(leader))
+            self.store = await self._stores.acquire(leader.identity, self._halves.page_geometry())
         except Exception as error:
             self._refuse(leader, error)
             return
@@ -201,12 +180,6 @@ class Engine:
         self.note = str(error)
         leader.peer.refuse(error)
 
-    def _with_layout(self, identity: Identity) -> Identity:
-        return with_layout(identity, [rank.region for rank in self._ranks.values()])
-
-    def _page_geometry(self, leader: LeaderAttachment) -> PageGeometry:
-        return page_geometry(leader, [rank.region for rank in self._ranks.values()])
-
     def _welcome(self) -> None:
         assert self._leader is not None
         assert self.store is not None
@@ -219,10 +192,6 @@ class Engine:
             restore_budget_s=self._config.restore_budget_s,
             fill_timeout_s=self._config.fill_timeout_s,
         )
-
-    @property
-    def identity_name(self) -> str:
-        return self._leader.identity.digest.hex()[:12] if self._leader is not None else ""
 
     # -- messages ----------------------------------------------------------------------------------------------
 
@@ -243,7 +212,8 @@ class Engine:
             self._resets += 1
             self._spawn(self._reset(identity, generation))
         elif message.type == "report":
-            self._restored(message)
+            self._last_restore = read_restored(message, self.instance)
+            self._happen(Event.RESTORE_ENDED)
         else:
             raise ProtocolError("receive", f"{message.type} from {peer.name}", "it is out of order")
 
@@ -254,12 +224,7 @@ class Engine:
         if self._leader is None or self.store is None or trial is None or not self.is_alive:
             return
         self._happen(Event.PLAN_ASKED)
-        for rows, is_last in plan_messages(trial.plan(max(0, min(max_pages, MAX_PLAN_PAGES)))):
-            trial.was_given_pages |= bool(rows)
-            self._leader.peer.send("pages", plan_id=plan_id, pages=rows, last=is_last)
-            await asyncio.sleep(0)
-            while self._leader.peer.queued > QUEUED_PLAN_MESSAGES:
-                await asyncio.sleep(READ_POLL_S)
+        await send_plan(self._leader.peer, plan_id, trial.plan(max(0, min(max_pages, MAX_PLAN_PAGES))))
 
     def _fill(self, message: Message) -> None:
         leader = self._leader
@@ -278,10 +243,6 @@ class Engine:
         trial.was_given_pages |= bool(rows)
         transfers.fill(message["fill_id"], rows)
         transfers.flush()
-
-    def _restored(self, message: Message) -> None:
-        self._last_restore = read_restored(message, self.instance)
-        self._happen(Event.RESTORE_ENDED)
 
     async def _reset(self, identity: Identity, generation: int) -> None:
         """The engine's cache is void. What it had committed is gone; what comes now belongs to `identity`.
@@ -305,7 +266,7 @@ class Engine:
             return
         self._release_store()
         try:
-            identity = self._with_layout(identity)
+            identity = self._halves.with_layout(identity)
         except RekindleError as error:
             self._refuse(leader, error)
             return
@@ -330,7 +291,7 @@ class Engine:
     async def _return_to_store(self, leader: LeaderAttachment, identity: Identity, checkpoint: Checkpoint) -> None:
         """The store of `identity`, copiers on it, and a welcome; or a refusal."""
         try:
-            self.store = await self._stores.acquire(identity, self._page_geometry(leader))
+            self.store = await self._stores.acquire(identity, self._halves.page_geometry())
         except Exception as error:
             self._refuse(leader, error)
             return
@@ -369,15 +330,14 @@ class Engine:
                 self._reports.released(self._report, **self._death)
 
     def _report_death(self) -> None:
-        beat = self._heartbeat()
-        silent_s = step_age_s(beat)
+        silent_s = step_age_s(self._halves.heartbeat)
         self.tally.deaths += 1
         self._report = self._reports.died(self.identity_name, self.instance, self._why_lost, self._lost_at, silent_s)
 
     def _committed(self) -> None:
         if self.state in (State.ATTACHED, State.RESTORING):
             self._happen(Event.COMMITTED)
-        if self._trial is not None and not self._trial.is_over and self._life().is_healthy:
+        if self._trial is not None and not self._trial.is_over and self._life(self._trial).is_healthy:
             self._spawn(self._prove(self._trial))
 
     async def _prove(self, trial: Trial) -> None:
@@ -387,12 +347,11 @@ class Engine:
             transfers.needs_announce = True
             self._checkpoint.pump_soon()
 
-    def _life(self) -> Life:
+    def _life(self, trial: Trial) -> Life:
         """While the journal is there."""
-        assert self._leader is not None
-        beat = self._leader.journal.heartbeat()
-        was_given_pages = self._trial is not None and self._trial.was_given_pages
-        return Life(was_given_pages, self.state is State.RESTORING or beat.has_work, beat.steps_finished)
+        beat = self._halves.heartbeat
+        assert beat is not None
+        return trial.life(self.state is State.RESTORING, beat)
 
     def _start_copiers(self) -> None:
         leader, store, checkpoint = self._leader, self.store, self._checkpoint
@@ -401,7 +360,7 @@ class Engine:
         assert checkpoint is not None
         open_lanes(
             leader,
-            self._ranks,
+            self._halves.ranks,
             store,
             self._stores.store.lock_fd,
             checkpoint,
@@ -418,7 +377,7 @@ class Engine:
 
     @property
     def page_count(self) -> int:
-        return self._leader.page_count if self._leader is not None else 0
+        return self._halves.page_count
 
     @property
     def pending(self) -> int:
@@ -446,7 +405,7 @@ class Engine:
         if self._watch is not None:
             self._watch.stop()
         if self._trial is not None and not self._is_stopping:
-            self._trial.ended(self._life())
+            self._trial.ended(self._life(self._trial))
         for other in self.peers:
             other.close("another half of its engine is gone")
         self._happen(Event.LOST)
@@ -456,10 +415,13 @@ class Engine:
         self._happen(Event.SALVAGE_BEGUN)
         checkpoint, store = self._checkpoint, self.store
         before, committed, unsaved = self.tally.checkpointed, self.tally.committed, 0
+        budget_s = self._config.salvage_budget_s
         try:
             if checkpoint is not None:
                 checkpoint.begin_salvage()
-                unsaved = await salvage(checkpoint, self._lost_at, self._salvage_budget_s)
+                unsaved = await salvage(
+                    checkpoint, self._lost_at, lambda: FINAL_BUDGET_S if self._is_stopping else budget_s
+                )
             if checkpoint is not None and store is not None and checkpoint.is_void:
                 log.warning("event=cache_reset instance=%s at=death", self.instance)
                 store.catalog.clear()
@@ -475,9 +437,6 @@ class Engine:
                 "release_s": time.monotonic() - self._lost_at,
             }
             self._happen(Event.SALVAGE_ENDED)
-
-    def _salvage_budget_s(self) -> float:
-        return FINAL_BUDGET_S if self._is_stopping else self._config.salvage_budget_s
 
     async def _let_go(self) -> None:
         """No copier of this engine exists after this. Their death also ends their mappings."""
@@ -495,10 +454,7 @@ class Engine:
         self.salvaged.set()
         if self._checkpoint is not None:
             self._checkpoint.close()
-        for rank in self._ranks.values():
-            rank.close()
-        if self._leader is not None:
-            self._leader.close()
+        self._halves.close()
         self._release_store()
         self._on_released(self)
 
@@ -523,26 +479,11 @@ class Engine:
                 return
             await asyncio.sleep(0.005)
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            log.error("event=internal_error instance=%s error=%r", self.instance, error, exc_info=error)
-
     # -- status ------------------------------------------------------------------------------------------------
-
-    def _heartbeat(self) -> Heartbeat | None:
-        return self._leader.journal.heartbeat() if self._leader is not None and not self._released else None
 
     def counted(self) -> Tally:
         """The tally, up to now: its steps are counted by the engine."""
-        beat = self._heartbeat()
+        beat = self._halves.heartbeat
         self.tally.steps = beat.steps_finished if beat is not None else self.tally.steps
         return self.tally
 
@@ -556,7 +497,7 @@ class Engine:
             None if self._released else self._checkpoint,
             self._watch,
             self.tally,
-            ranks_attached=len(self._ranks),
+            ranks_attached=len(self._halves.ranks),
             identity=self.identity_name,
             attached_s=time.monotonic() - self.attached_at,
             note=self.note,

@@ -22,7 +22,7 @@ from rekindle_plugins.contract.wire import Message, check_peer
 from rekindle.backends import Backends
 from rekindle.config import Config
 from rekindle.keeper.attachment import Hello, LeaderAttachment, RankAttachment
-from rekindle.keeper.engine import Engine, EngineConfig
+from rekindle.keeper.engine import Engine
 from rekindle.keeper.gate import Gate
 from rekindle.keeper.ledger import Ledger, backend_totals, copier_totals, summed
 from rekindle.keeper.operator import Operator
@@ -221,17 +221,9 @@ class Keeper:
                 peer.notice_end()  # the engine may have come back before we saw it go
             engine = self._engines.get(instance)
         if engine is None:
-            config = self.config
             engine = Engine(
                 hello,
-                EngineConfig(
-                    config.salvage_budget_s,
-                    config.restore_budget_s,
-                    config.fill_timeout_s,
-                    config.copier_timeout_s,
-                    config.copy_bandwidth,
-                    config.hang_timeout_s,
-                ),
+                self.config,
                 self._stores,
                 self._suspects,
                 self.backends,

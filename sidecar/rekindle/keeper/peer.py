@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from rekindle_plugins.contract.errors import ProtocolError
 from rekindle_plugins.contract.journal import LAZY_ONLY, ROOT
 from rekindle_plugins.contract.wire import Message
 
+from rekindle.keeper.peer import Peer
 from rekindle.keeper.transfers import FillRow
 from rekindle.store.catalog import Catalog
 from rekindle.store.page import PageEntry
@@ -18,6 +20,9 @@ from rekindle.store.slot_table import SlotState
 MAX_PLAN_PAGES = 1 << 20
 MAX_FILL_ROWS = 1024
 MESSAGE_CHARS = 64 * 1024
+QUEUED_MESSAGES = 16
+"""Parts of a plan that may wait for the leader to read them."""
+READ_POLL_S = 0.002
 
 PlanRow = list[str | int]
 
@@ -34,6 +39,15 @@ def plan_messages(entries: Iterable[PageEntry]) -> Iterator[tuple[list[PlanRow],
             yield rows, False
             rows, chars = [], 0
     yield rows, True
+
+
+async def send_plan(peer: Peer, plan_id: int, entries: Iterable[PageEntry]) -> None:
+    """The plan, as fast as its asker reads."""
+    for rows, is_last in plan_messages(entries):
+        peer.send("pages", plan_id=plan_id, pages=rows, last=is_last)
+        await asyncio.sleep(0)
+        while peer.queued > QUEUED_MESSAGES:
+            await asyncio.sleep(READ_POLL_S)
 
 
 def planned_pages(catalog: Catalog, max_pages: int) -> Iterator[PageEntry]:

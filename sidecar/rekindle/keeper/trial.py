@@ -10,6 +10,8 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 
+from rekindle_plugins.contract.journal import Heartbeat
+
 from rekindle.keeper.planning import planned_pages, unsuspected_pages
 from rekindle.keeper.stores import OpenStore
 from rekindle.keeper.suspects import Suspects
@@ -68,11 +70,18 @@ class Trial:
     def plan(self, max_pages: int) -> Iterator[PageEntry]:
         """The pages that this start may have, the best first."""
         catalog, record = self._store.catalog, self._record
+        pages: Iterator[PageEntry] = iter(())
         if record.trust is Trust.EVERYTHING:
-            return planned_pages(catalog, max_pages)
-        if record.trust is Trust.NO_SUSPECTS:
-            return unsuspected_pages(catalog, max_pages, record.since_tick)
-        return iter(())
+            pages = planned_pages(catalog, max_pages)
+        elif record.trust is Trust.NO_SUSPECTS:
+            pages = unsuspected_pages(catalog, max_pages, record.since_tick)
+        for page in pages:
+            self.was_given_pages = True
+            yield page
+
+    def life(self, is_restoring: bool, beat: Heartbeat) -> Life:
+        """How the engine stands, by its heartbeat."""
+        return Life(self.was_given_pages, is_restoring or beat.has_work, beat.steps_finished)
 
     def refused(self, rows: Sequence[FillRow]) -> list[FillRow]:
         """Those of a fill's rows that are withheld: the plan leaves them out, and the presence filter denies them."""
