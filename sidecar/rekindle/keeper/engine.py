@@ -98,8 +98,7 @@ class Engine:
         self._lost_at = 0.0
         self._why_lost = ""
         self._death: dict[str, float | int] = {}
-        self._report = 0
-        """The number of the report of our death."""
+        self._death_report = 0
         self._last_restore: tuple[int, int, dict[str, int], float] = (0, 0, {}, 0.0)
         self._released = False
 
@@ -147,7 +146,6 @@ class Engine:
             backend = self.hello.plugin.name
             self._backends.admit(backend, leader.identity, self.hello.engine_version)
             others = await self._stores.mismatches(leader.identity, partial(self._backends.judge, backend))
-            # (asked before the others may have to make room)
             self.store = await self._stores.acquire(leader.identity, self._halves.page_geometry())
         except Exception as error:
             self._refuse(leader, error)
@@ -327,12 +325,14 @@ class Engine:
             elif action is Action.REPORT_DEATH:
                 self._report_death()
             elif action is Action.REPORT_RELEASE:
-                self._reports.released(self._report, **self._death)
+                self._reports.released(self._death_report, **self._death)
 
     def _report_death(self) -> None:
         silent_s = step_age_s(self._halves.heartbeat)
         self.tally.deaths += 1
-        self._report = self._reports.died(self.identity_name, self.instance, self._why_lost, self._lost_at, silent_s)
+        self._death_report = self._reports.died(
+            self.identity_name, self.instance, self._why_lost, self._lost_at, silent_s
+        )
 
     def _committed(self) -> None:
         if self.state in (State.ATTACHED, State.RESTORING):
@@ -341,11 +341,8 @@ class Engine:
             self._spawn(self._prove(self._trial))
 
     async def _prove(self, trial: Trial) -> None:
-        dropped = await trial.prove()
-        transfers = self._checkpoint.transfers if self._checkpoint is not None else None
-        if dropped and transfers is not None and self._checkpoint is not None:
-            transfers.needs_announce = True
-            self._checkpoint.pump_soon()
+        if await trial.prove():
+            self.announce_again()
 
     def _life(self, trial: Trial) -> Life:
         """While the journal is there."""
