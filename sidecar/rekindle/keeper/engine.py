@@ -334,15 +334,15 @@ class Engine:
             self.identity_name, self.instance, self._why_lost, self._lost_at, silent_s
         )
 
+    async def _prove(self, trial: Trial) -> None:
+        if await trial.prove():
+            self.announce_again()
+
     def _committed(self) -> None:
         if self.state in (State.ATTACHED, State.RESTORING):
             self._happen(Event.COMMITTED)
         if self._trial is not None and not self._trial.is_over and self._life(self._trial).is_healthy:
             self._spawn(self._prove(self._trial))
-
-    async def _prove(self, trial: Trial) -> None:
-        if await trial.prove():
-            self.announce_again()
 
     def _life(self, trial: Trial) -> Life:
         """While the journal is there."""
@@ -378,7 +378,6 @@ class Engine:
 
     @property
     def pending(self) -> int:
-        """Pages committed and not yet copied."""
         return self._checkpoint.pending if self._checkpoint is not None and not self._released else 0
 
     def pump_soon(self) -> None:
