@@ -26,7 +26,7 @@ from rekindle.demo.sidecar import SidecarProcess
 from rekindle.demo.stream import complete
 
 STREAMS = 50
-TOKENS = 100
+TOKENS = 40
 FIRST_TOKENS = 60
 ROUNDS = 3
 
@@ -43,7 +43,7 @@ class ProxyCost:
 
 
 def measure(home: Path) -> ProxyCost:
-    """Takes about a minute."""
+    """Takes one to three minutes on two cores."""
     cost = ProxyCost()
     with _proxied_engine(home) as (engine, port, proxy_pid):
         ports = (port, engine.port)
