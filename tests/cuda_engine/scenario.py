@@ -51,6 +51,7 @@ def kill_in_mid_decode(memory: str, sharing: str, free_bytes: Callable[[], int])
         assert pod.status()["engines"][0]["note"] == ""
         killed = time.monotonic()
         pod.kill_engine()
+        until("the death to be noticed", lambda: not any(e["state"] == "running" for e in pod.status()["engines"]))
         os.kill(copier, signal.SIGCONT)
         until("the memory to be free", lambda: free_bytes() >= before - (8 << 20))
         released_s = time.monotonic() - killed
