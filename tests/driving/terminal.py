@@ -18,7 +18,8 @@ class Terminal:
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str], width: int = 80, height: int = 24) -> None:
         self._socket = f"rekindle-{uuid.uuid4().hex}"
-        clean = {name: value for name, value in environ.items() if not name.startswith("TMUX")}
+        # COLUMNS and LINES would be believed more than the terminal itself; pytest-xdist sets one.
+        clean = {name: value for name, value in environ.items() if not name.startswith(("TMUX", "COLUMNS", "LINES"))}
         self._environ = clean | {"LC_ALL": "C.UTF-8"}
         # The shell that stays shows how the program ended, and whether the terminal is as it was before.
         script = f"trap : INT; {shlex.join(argv)}; echo ended with $?; read line; echo heard $line; exec cat"
