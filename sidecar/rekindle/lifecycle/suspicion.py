@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-HEALTHY_STEPS = 8
+HEALTHY_STEPS = 2
 """Finished steps of work after which a start is healthy. Pages that kill do so when they are used first, and requests
 that were cut off use them first; more steps would find hardly more, and suspect more deaths that others cause."""
 

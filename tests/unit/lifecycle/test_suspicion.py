@@ -9,8 +9,8 @@ NONE = Record()
 ONE, TWO, THREE = Record(1, 50), Record(2, 50), Record(3, 50)
 SUSPICIOUS = Life(was_given_pages=True, is_busy=True, steps_finished=HEALTHY_STEPS - 1)
 IN_THE_RESTORE = Life(was_given_pages=True, is_busy=True, steps_finished=0)
-IDLE = Life(was_given_pages=True, is_busy=False, steps_finished=3)
-GIVEN_NOTHING = Life(was_given_pages=False, is_busy=True, steps_finished=3)
+IDLE = Life(was_given_pages=True, is_busy=False, steps_finished=1)
+GIVEN_NOTHING = Life(was_given_pages=False, is_busy=True, steps_finished=1)
 HEALTHY = Life(was_given_pages=True, is_busy=True, steps_finished=HEALTHY_STEPS)
 
 
