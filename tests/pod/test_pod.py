@@ -65,7 +65,8 @@ def injected(text: str, http_port: int) -> str:
     spec["initContainers"].remove(sidecar)
     del sidecar["restartPolicy"]
     spec["containers"].insert(0, sidecar)
-    del pod["metadata"]["annotations"]
+    # An init container that is removed when it has ended: podman 4.3 sometimes does so before it has.
+    pod["metadata"]["annotations"] = {"io.podman.annotations.init.container.type": "always"}
     for container in spec["containers"]:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             container.pop(probe, None)
