@@ -129,7 +129,7 @@ def test_an_engine_container_that_is_killed_comes_back_with_its_pages(
 
 
 def checkpointed(podman: Podman) -> int:
-    """Pages that are stored, once none is pending; 0 also before the sidecar serves: here it starts beside the engine."""
+    """Pages that are stored, once none is pending; 0 before the sidecar serves: here it starts beside the engine."""
     try:
         engines = json.loads(podman("exec", "nano-rekindle", "rekindle", "status", "-o", "json"))["engines"]
     except AssertionError:
