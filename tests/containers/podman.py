@@ -57,7 +57,8 @@ class Podman:
     def make_base(self, name: str) -> None:
         """An image with Debian's Python, fetched by the machine's own apt, with its settings."""
         tar = self.home / "base.tar"
-        settings = [f"--aptopt={path}" for path in sorted(Path("/etc/apt/apt.conf.d").glob("*artifact*"))]
+        parts = sorted(Path("/etc/apt/apt.conf.d").iterdir())
+        settings = [f"--aptopt={path}" for path in parts if "Acquire::" in path.read_text(errors="replace")]
         sources = sorted(Path("/etc/apt").glob("sources.list.d/*.sources")) or [Path("/etc/apt/sources.list")]
         command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}", *settings]
         command += ["", str(tar), *map(str, sources)]
