@@ -53,7 +53,8 @@ check: venv ## Linters, types, import layers, unit tests: under a minute
 test: check test-fast test-vllm test-vllm-oldest test-transformers ## Everything, with a real vLLM (newest and oldest) and transformers on the CPU
 
 test-fast: venv ## Contract, conformance, integration and chaos tests on the nano engine
-	$(BIN)/python -m pytest tests/contract tests/conformance tests/integration -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/contract tests/integration -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/conformance -q -n 2
 	$(BIN)/python -m pytest tests/chaos tests/gpu -q --kills $(KILLS)
 
 test-pod: venv ## A pod of real containers, its engine killed (podman; skipped with its reason without)
