@@ -125,6 +125,28 @@ def sidecar_container(sidecar: Sidecar) -> Values:
     }
 
 
+ENGINE_PROBE = f"""\
+import urllib.error, urllib.request
+try:
+    urllib.request.urlopen("http://127.0.0.1:{HTTP_PORT}/engine/livez", timeout=3)
+except urllib.error.HTTPError as error:
+    raise SystemExit(error.code == 503)
+except OSError:
+    pass
+"""
+"""Fails for a hang alone. A plain HTTP probe would fail while the sidecar is away, and have a healthy engine killed."""
+
+
+def engine_probe() -> Values:
+    """Runs in the engine's container, which has Python: the shim needs it."""
+    return {
+        "exec": {"command": ["python3", "-c", ENGINE_PROBE]},
+        "periodSeconds": 10,
+        "failureThreshold": 3,
+        "timeoutSeconds": 5,
+    }
+
+
 def probe(path: str, period_s: int, failures: int) -> Values:
     return {
         "httpGet": {"path": path, "port": HTTP_PORT},

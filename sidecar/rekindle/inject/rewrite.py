@@ -233,7 +233,7 @@ def _add(edits: Edits, engine: EngineContainer, sidecar: additions.Sidecar) -> N
     at = ("containers", f"name={engine.name}")
     for mount in additions.engine_mounts():
         edits.add_item((*at, "volumeMounts"), mount)
-    edits.set_value((*at, "livenessProbe"), additions.probe("/engine/livez", period_s=10, failures=3))
+    edits.set_value((*at, "livenessProbe"), additions.engine_probe())
     for volume in additions.volumes(sidecar):
         edits.add_item(("volumes",), volume)
     edits.add_item(("initContainers",), additions.sidecar_container(sidecar))
