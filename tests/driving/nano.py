@@ -34,7 +34,7 @@ class NanoEngine:
     def __init__(self, name: str, directory: Path, run_dir: Path, plugin: bool | str = True, **settings: int) -> None:
         self.settings = {"pages": 256, "page_tokens": 16} | settings
         self._run_dir = run_dir
-        self._plugin = PLUGIN if plugin is True else plugin
+        self.plugin = PLUGIN if plugin is True else plugin
         self._log = directory / f"{name}.log"
         self.process: Process | None = None
         self.url = ""
@@ -46,7 +46,7 @@ class NanoEngine:
     def start(self, wait: bool = True) -> None:
         argv = [sys.executable, *self.program, "--port", "0"]
         argv += [part for name, value in self.settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-        argv += ["--plugin", self._plugin] if self._plugin else []
+        argv += ["--plugin", self.plugin] if self.plugin else []
         environ = {name: value for name, value in os.environ.items() if not name.startswith("REKINDLE_")}
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(EXAMPLES), str(TESTS)]))
         environ |= {"PYTHONPATH": path, "REKINDLE_RUN_DIR": str(self._run_dir)}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from driving.nano import NanoEngine
+from driving.nano import PLUGIN, NanoEngine
 from driving.pod import Pod
 from driving.polling import until
 
@@ -124,6 +125,17 @@ class Proxied:
 
     def stream(self, prompt: Sequence[int] | str, max_tokens: int = 32, **fields: Any) -> StreamClient:
         return StreamClient(self.port, prompt, max_tokens, **fields)
+
+    @contextlib.contextmanager
+    def waiting_engine(self, steps: int, requests: int = 1) -> Iterator[None]:
+        """Engines that start in here compute so many steps with so many requests and then wait to be killed."""
+        self.engine.plugin = "odd_plugins.waiting:connect"
+        os.environ |= {"WAITS_AFTER": str(steps), "WAITS_FOR": str(requests)}
+        try:
+            yield
+        finally:
+            self.engine.plugin = PLUGIN
+            del os.environ["WAITS_AFTER"], os.environ["WAITS_FOR"]
 
     def keep_engine_until(self, clients: Sequence[StreamClient]) -> int:
         """Restarts the engine whenever it has died, until all have their ends. How often it had to."""
