@@ -52,6 +52,7 @@ class Completion:
     ) -> None:
         """`fields` go into the request's body as they are."""
         self.url = url
+        self.request_id = ""
         self.token_ids: list[int] = []
         self.prompt_token_ids: list[int] = []
         self.finish_reason: str | None = None
@@ -87,6 +88,7 @@ class Completion:
 
     def __iter__(self) -> Iterator[int]:
         for event in self._events():
+            self.request_id = event["id"]
             self.usage = event.get("usage") or self.usage
             for choice in event["choices"]:
                 self.prompt_token_ids += choice.get("prompt_token_ids") or []

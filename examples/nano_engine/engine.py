@@ -155,7 +155,7 @@ class Engine:
             self.computed_prompt_tokens += max(0, min(count, request.prompt_count - request.computed))
             request.computed += count
             for page in self.scheduler.commit_pages(request):
-                self.hooks.page_complete(*page)
+                self.hooks.page_complete(*page, request.request_id)
         self.step_count += bool(plan_work)
         return [
             self._append(work.request, token)

@@ -53,7 +53,7 @@ class CacheHooks(Protocol):
         the engine thread (a reconnect, announcing `PagePool.cached` again) belongs here too.
         """
 
-    def page_complete(self, page_id: PageId, key: bytes, parent: bytes, tokens: Sequence[int]) -> None:
+    def page_complete(self, page_id: PageId, key: bytes, parent: bytes, tokens: Sequence[int], request_id: str) -> None:
         """The page's last token has its KV, and the step that wrote it is over. No client has yet seen a
         token of that step. Not called for loaded pages, nor for a second copy of a key.
         """
@@ -93,7 +93,7 @@ class NoHooks:
     def poll_loads(self) -> Sequence[LoadReport]:
         return ()
 
-    def page_complete(self, page_id: PageId, key: bytes, parent: bytes, tokens: Sequence[int]) -> None:
+    def page_complete(self, page_id: PageId, key: bytes, parent: bytes, tokens: Sequence[int], request_id: str) -> None:
         pass
 
     def step_begins(self, running: int, waiting: int) -> None:

@@ -52,7 +52,7 @@ class CommitsTooEarly(Broken):
             request.extend_keys(tokens)
             for index in range(request.computed // tokens, (request.computed + work.tokens) // tokens):
                 page = engine.scheduler._page(request, index)
-                engine.hooks.page_complete(*page)
+                engine.hooks.page_complete(*page, request.request_id)
             return run(work)
 
         engine._run = commit_and_run  # type: ignore[method-assign]
@@ -107,22 +107,26 @@ class KeyIgnoresParent(Broken):
     breaks = ("keys", "stands for two prefixes")
 
     class shim(NanoShim):
-        def page_complete(self, page_id: Any, key: bytes, parent: bytes, tokens: Sequence[int]) -> None:
+        def page_complete(
+            self, page_id: Any, key: bytes, parent: bytes, tokens: Sequence[int], request_id: str
+        ) -> None:
             mine = hashlib.sha256(bytes(tokens)).digest()
             names = self.__dict__.setdefault("_names", {ROOT: ROOT})
             names[key] = mine
-            super().page_complete(page_id, mine, names[parent], tokens)
+            super().page_complete(page_id, mine, names[parent], tokens, request_id)
 
 
 class KeyIsOfThisProcess(Broken):
     breaks = ("keys", "other keys")
 
     class shim(NanoShim):
-        def page_complete(self, page_id: Any, key: bytes, parent: bytes, tokens: Sequence[int]) -> None:
+        def page_complete(
+            self, page_id: Any, key: bytes, parent: bytes, tokens: Sequence[int], request_id: str
+        ) -> None:
             def salted(plain: bytes) -> bytes:
                 return plain if plain == ROOT else hashlib.sha256(plain + self._instance.encode()).digest()
 
-            super().page_complete(page_id, salted(key), salted(parent), tokens)
+            super().page_complete(page_id, salted(key), salted(parent), tokens, request_id)
 
 
 class MissesALayer(Broken):
@@ -364,7 +368,9 @@ class HasAnUnguardedHook(Broken):
     breaks = ("failing-hooks", "with commit broken: step raised")
 
     class shim(NanoShim):
-        def page_complete(self, page_id: Any, key: bytes, parent: bytes, tokens: Sequence[int]) -> None:
+        def page_complete(
+            self, page_id: Any, key: bytes, parent: bytes, tokens: Sequence[int], request_id: str
+        ) -> None:
             if self.guard.is_on:
                 self._leader.commit(page_id, self._leader.epoch(page_id), 0, key, parent, tokens)
 

@@ -75,6 +75,27 @@ def test_sessions_and_pages_are_those_of_the_engines_conversations(
     assert {plugin.name for plugin in admin.plugins() if plugin.loaded} >= {"nano", "vllm"}
 
 
+def test_a_session_has_the_id_of_the_request_that_went_on_with_it(
+    pod: Pod, admin: AdminClient, reference: Reference
+) -> None:
+    engine = pod.engine()
+    first, other = engine.ask(prompt(200)), engine.ask(prompt(250, 1))
+    turn = [*prompt(200), *reference.tokens(prompt(200)), *prompt(50, 2)]
+    second = engine.ask(turn)
+    again = engine.ask(prompt(200))
+    pod.sidecar.when_idle()
+    assert [s.request_id for s in admin.sessions()] == [second.request_id, other.request_id]
+    assert len({first.request_id, second.request_id, other.request_id, again.request_id}) == 4
+    pod.sidecar.kill()
+    pod.sidecar.start()
+    pod.sidecar.when("the engine to attach", lambda s: [e.state for e in s.engines] == ["running"])
+    assert {s.request_id for s in admin.sessions()} == {""}, "it was not told since it started, and does not guess"
+    engine.restart()
+    third = engine.ask([*turn, *reference.tokens(turn), *prompt(50, 3)])
+    pod.sidecar.when_idle()
+    assert next(admin.sessions()).request_id == third.request_id
+
+
 def test_a_pinned_session_outlives_pressure_and_restarts_and_an_evicted_one_is_gone(
     make_pod: Callable[..., Pod], reference: Reference
 ) -> None:

@@ -198,7 +198,7 @@ class TransformersShim(Shim):
             if content is None:
                 content = PageContent.of(parent, tokens)
                 self._contents[page_id] = content
-                leader.commit(page_id, self._epochs[page_id], 0, content.key, parent, tokens)
+                leader.commit(page_id, self._epochs[page_id], 0, content.key, parent, tokens, request_id=request_id)
             elif content.parent != parent or content.tokens != tokens:
                 return  # its 64-bit hash has let the engine share a block of other tokens: not ours to hand on
             parent = content.key

@@ -21,6 +21,7 @@ from typing import Any
 
 from rekindle_plugins.client.fills import Fill, FillPage, FillResult, Fills
 from rekindle_plugins.client.link import Link
+from rekindle_plugins.client.requests import RequestNames
 from rekindle_plugins.contract.errors import ProtocolError
 from rekindle_plugins.contract.fence import Fence
 from rekindle_plugins.contract.identity import Identity
@@ -38,6 +39,8 @@ ANNOUNCE_BATCH = 128
 ANNOUNCE_PAUSE_S = 0.005
 MAX_PARENTS_AT_ONCE = 128
 """Parents that a commit writes into the journal with a page: some hundreds of microseconds of a step."""
+REQUESTS_SINCE = 1
+"""The contract's minor from which on a sidecar takes the message `requests`."""
 MAX_PURGE = 64
 """Identities in one hello: the sidecar refuses more. They stay few: a sidecar that is away is told of one only."""
 
@@ -99,6 +102,7 @@ class Leader:
         self._welcome: Message | None = None
         self._plans: dict[int, tuple[list[PlannedPage], threading.Event]] = {}
         self._plan_id = 0
+        self._names = RequestNames()
         self._committed = 0
         self._spent_ns = 0
         self._has_work = False
@@ -153,12 +157,21 @@ class Leader:
         return page_id in self._live
 
     def commit(
-        self, page_id: int, epoch: int, group: int, key: bytes, parent: bytes, tokens: Sequence[int], flags: int = 0
+        self,
+        page_id: int,
+        epoch: int,
+        group: int,
+        key: bytes,
+        parent: bytes,
+        tokens: Sequence[int],
+        flags: int = 0,
+        request_id: str = "",
     ) -> bool:
         """Announces a page whose KV is complete on every rank.
 
-        `epoch` is the page's epoch from when it was allocated to what it holds now. False when the page was handed out
-        again since, or was announced already: then nothing happens.
+        `epoch` is the page's epoch from when it was allocated to what it holds now. `request_id`: the engine's name for
+        who computed it, by which operators find the session. False when the page was handed out again since, or was
+        announced already: then nothing happens.
         """
         if page_id in self._live or self.fence.epoch(page_id) != epoch:
             return False
@@ -167,6 +180,7 @@ class Leader:
             self._remember(page_id, payload)
             if self.linked:
                 self._append(page_id, payload)
+        self._names.add(request_id, key)
         self._committed += 1
         return True
 
@@ -239,7 +253,14 @@ class Leader:
             self._spent_ns = 0
         if self._committed:
             self._committed = 0
+            self._tell_requests()
             self._ring()
+
+    def _tell_requests(self) -> None:
+        """Once a request, with the step in which its first page was committed. What cannot be sent stays unsaid."""
+        rows = self._names.take()
+        if rows and self._welcome is not None and self._welcome.minor >= REQUESTS_SINCE:
+            self.link.send("requests", requests=rows)
 
     def account(self, spent_ns: int) -> None:
         self._spent_ns += spent_ns

@@ -22,6 +22,8 @@ process that owns a region). They find each other by `instance`, which is new wi
     fill     put these pages there                      copier   + lifeline, pidfd: a copier that may fill pages exists
     reset    the cache is void, and the identity with   filled   answer to fill
              it                                         announce records were lost: announce live pages again
+    requests which request began which chain (to a
+             sidecar of minor 1 or higher only)
 
 The lifeline is one end of a socket pair whose other end only that copier holds; one byte sent on it asks the copier to
 go. That the copier is gone and can no longer write into the engine's pages is proved by its pidfd. The lifeline's end
@@ -44,7 +46,7 @@ from typing import Any
 from rekindle_plugins.contract.errors import PeerRefusedError, ProtocolError, UnavailableError, VersionError
 
 MAGIC = b"RKDL"
-API_VERSION = (1, 0)
+API_VERSION = (1, 1)
 MAX_PACKET_BYTES = 128 * 1024
 MAX_FDS = 250
 _HEADER = struct.Struct("<4sHHHH")
@@ -61,6 +63,7 @@ SCHEMA: Mapping[str, Mapping[str, Any]] = {
     "copier": {"rank": _INT},
     "reset": {"identity": _DICT},
     "announce": {"lost": _INT},
+    "requests": {"requests": _LIST},
     "report": {"restored": _INT, "tokens": _INT, "rejected": _DICT, "seconds": _NUM},
 }
 """Fields that a message must have, with their JSON types. Unknown fields are ignored (a higher minor may add them)."""

@@ -155,8 +155,8 @@ class NanoShim(Shim):
         self._leader.raise_pages(page_ids)
 
     @guarded(lambda: None)
-    def page_complete(self, page_id: PageId, key: bytes, parent: bytes, tokens: Sequence[int]) -> None:
-        self._leader.commit(page_id, self._leader.epoch(page_id), 0, key, parent, tokens)
+    def page_complete(self, page_id: PageId, key: bytes, parent: bytes, tokens: Sequence[int], request_id: str) -> None:
+        self._leader.commit(page_id, self._leader.epoch(page_id), 0, key, parent, tokens, request_id=request_id)
 
     @guarded(lambda: None)
     def step_begins(self, running: int, waiting: int) -> None:

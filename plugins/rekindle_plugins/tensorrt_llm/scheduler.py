@@ -237,7 +237,7 @@ class LeaderShim(Shim):
         if old is not None:
             self._let_go(old.pages)
         tokens = [int(token) for token in data.new_tokens]
-        table = RequestTable(self._roots.pop(request_id, None), len(tokens), tokens)
+        table = RequestTable(self._roots.pop(request_id, None), str(request_id), len(tokens), tokens)
         found = int(data.computed_position) // self._page_tokens
         # Some versions count what was claimed among the computed tokens, others do not.
         found = max(0, found if claimed_from is None else min(found, claimed_from))
@@ -292,6 +292,7 @@ class LeaderShim(Shim):
                 table.key(index - 1, size) if index else ROOT,
                 table.tokens[index * size : (index + 1) * size],
                 flags_of(table.root),
+                table.request_id,
             )
         table.committed = max(table.committed, end)
 

@@ -30,6 +30,7 @@ class RequestTable:
 
     root: bytes | None
     """None: its pages have no keys. The table is kept for the fence's sake."""
+    request_id: str
     prompt_count: int
     tokens: list[int]
     pages: list[int] = field(default_factory=list)

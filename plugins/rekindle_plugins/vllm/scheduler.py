@@ -265,6 +265,7 @@ class SchedulerShim(Shim):
             self._keys.parent(request, group, index, secret),
             tokens_of(request, size, index),
             flags(request.block_hashes[0], secret),
+            request.request_id,
         )
 
     # -- requests ----------------------------------------------------------------------------------------------

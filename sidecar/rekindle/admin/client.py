@@ -75,6 +75,11 @@ class AdminClient:
             if not token:
                 return
 
+    def recent_sessions(self, count: int) -> list[Session]:
+        """The most recently used ones of all open stores; at most 1,000."""
+        answer = self._call("ListSessions", page_size=count)
+        return [_value(Session, session) for session in answer.sessions]
+
     def session(self, session_id: str, with_tokens: bool = False) -> Session:
         return _value(Session, self._call("GetSession", session_id=session_id, with_tokens=with_tokens).session)
 

@@ -20,7 +20,7 @@ def reach_flags(command: Decorated) -> Decorated:
 
 
 def admin_socket(socket: Path | None, run_dir: Path | None) -> Path:
-    """The nearest word counts: a flag before the environment, a socket before a folder."""
+    """The nearest word counts: a flag before the environment, a socket before a folder. Raises ConfigError."""
     if socket is not None:
         return socket
     if run_dir is None and os.environ.get("REKINDLE_SOCKET"):

@@ -10,10 +10,12 @@ import click
 
 from rekindle.cli.output import Column, ago, count, duration, output_option, show_rows, show_value, size
 from rekindle.cli.progress import follow
+from rekindle.cli.report_phases import printable
 from rekindle.cli.target import Target, confirm, target_options, yes_option
 
 COLUMNS = (
     Column("session", lambda s: s.id),
+    Column("request", lambda s: printable(s.request_id) or "–"),
     Column("tokens", lambda s: f"{s.token_count:,}", is_number=True),
     Column("pages", lambda s: f"{s.page_count:,}", is_number=True),
     Column("size", lambda s: size(s.size_bytes), is_number=True),
@@ -61,6 +63,7 @@ def show(session_id: str, show_tokens: bool, output: str, target: Target) -> Non
         found = client.session(session_id, show_tokens)
     lines = [
         ("session", found.id),
+        ("request", printable(found.request_id) or "–"),
         ("leaf key", found.leaf_key),
         ("store", found.identity),
         ("tokens", f"{found.token_count:,}"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+
+from rekindle.cli.reach import admin_socket, reach_flags
 
 if TYPE_CHECKING:
     from rekindle.admin.client import AdminClient
@@ -25,14 +26,8 @@ class Target(NamedTuple):
     timeout_s: float | None
 
     def path(self) -> Path:
-        """The nearest word counts: a flag before the environment, a socket before a folder. Raises ConfigError."""
-        if self.socket is not None:
-            return self.socket
-        if self.run_dir is None and os.environ.get("REKINDLE_SOCKET"):
-            return Path(os.environ["REKINDLE_SOCKET"])
-        from rekindle.config import load
-
-        return load({"run_dir": self.run_dir}, os.environ).config.admin_socket
+        """Raises ConfigError."""
+        return admin_socket(self.socket, self.run_dir)
 
     @contextmanager
     def client(self) -> Iterator[AdminClient]:
@@ -51,15 +46,9 @@ def target_options(command: Decorated) -> Decorated:
     def gathered(*args: Any, socket: Path | None, run_dir: Path | None, timeout_s: float | None, **rest: Any) -> Any:
         return command(*args, target=Target(socket, run_dir, timeout_s), **rest)
 
-    path = click.Path(path_type=Path)
     timeout_help = "Seconds to wait. Default: 5, and hours for what reads the whole store."
-    for option in (
-        click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), help=timeout_help),
-        click.option("--run-dir", type=path, help="Else admin.sock in here. Default: as serve's."),
-        click.option("--socket", type=path, help="The admin socket. Default: $REKINDLE_SOCKET."),
-    ):
-        gathered = option(gathered)
-    return gathered  # type: ignore[return-value]  # it has the same arguments, but for those three
+    gathered = click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), help=timeout_help)(gathered)
+    return reach_flags(gathered)  # type: ignore[return-value]  # it has the same arguments, but for those three
 
 
 def yes_option(command: Decorated) -> Decorated:

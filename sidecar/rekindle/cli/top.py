@@ -32,7 +32,7 @@ _QUIT_KEYS = b"qQ\x03\x04"
 )
 @click.option("--once", is_flag=True, help="One picture of one interval, and no more; so where it is no terminal, too.")
 def top(socket: Path | None, run_dir: Path | None, interval_s: float, once: bool) -> None:
-    """Watch a running sidecar: traffic, lag, store, engines, restarts and the last recovery.
+    """Watch a running sidecar: traffic, lag, store, engines, sessions, restarts and the last recovery.
 
     q ends it. A sidecar that goes away is waited for.
     """
@@ -50,15 +50,16 @@ def _once(socket: Path, interval_s: float, console: Console) -> None:
     """Raises UnavailableError."""
     from rekindle.admin.client import AdminClient
     from rekindle.cli.top_rates import History
+    from rekindle.cli.top_terminal import look
     from rekindle.cli.top_view import View, render_text
 
     history = History()
     with AdminClient(socket) as client:
         history.add(client.status())
         time.sleep(interval_s)
-        status = client.status()
+        status, sessions = look(client)
         history.add(status)
-    render_text(View(status, history, str(socket)), console)
+    render_text(View(status, history, str(socket), sessions=sessions), console)
 
 
 def _watch(socket: Path, interval_s: float, console: Console) -> None:
@@ -90,11 +91,11 @@ def _after(view: View, answer: object) -> View:
     """The view with one answer more. Raises what is not ours to show."""
     from dataclasses import replace
 
-    from rekindle.lifecycle.status import KeeperStatus
+    from rekindle.cli.top_terminal import Seen
 
-    if isinstance(answer, KeeperStatus):
-        view.history.add(answer)
-        return replace(view, status=answer, problem="")
+    if isinstance(answer, Seen):
+        view.history.add(answer.status)
+        return replace(view, status=answer.status, sessions=answer.sessions, problem="")
     if isinstance(answer, RekindleError):
         return replace(view, problem=f"sidecar unreachable, retrying: {answer.problem}")
     assert isinstance(answer, Exception)

@@ -13,15 +13,33 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rekindle_plugins.contract.errors import RekindleError
 
 from rekindle.admin.client import AdminClient
+from rekindle.lifecycle.inventory import Session
 from rekindle.lifecycle.status import KeeperStatus
 
-Answer = KeeperStatus | Exception
+MOST_SESSIONS = 5
+
+
+class Seen(NamedTuple):
+    """One look at the sidecar."""
+
+    status: KeeperStatus
+    sessions: Sequence[Session]
+    """The most recently used ones."""
+
+
+def look(client: AdminClient) -> Seen:
+    """Raises UnavailableError."""
+    return Seen(client.status(), client.recent_sessions(MOST_SESSIONS))
+
+
+Answer = Seen | Exception
 """An exception that is no RekindleError is a bug of ours, and ends the view."""
 
 
@@ -39,7 +57,7 @@ class Poller(threading.Thread):
     def run(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._answers.put(self._client.status())
+                self._answers.put(look(self._client))
             except Exception as error:
                 # A connection that failed is made anew: gRPC's own would wait longer and longer between its attempts.
                 self._client.close()

@@ -3,6 +3,7 @@
 header          version, ready, up, socket
 ╭ traffic ─────╮╭ store ──╮      charts get taller where there is room
 ╭ engines ────────────────╮      more columns where there is room
+╭ sessions ───────────────╮      where there is room: those used last
 ╭ last recovery ──────────╮
 footer          keys, what went wrong so far
 """
@@ -23,6 +24,8 @@ from rekindle.cli.output import duration, size
 from rekindle.cli.report_phases import printable, took
 from rekindle.cli.status_table import reasons
 from rekindle.cli.top_rates import EngineRates, History
+from rekindle.cli.top_sessions import session_table
+from rekindle.lifecycle.inventory import Session
 from rekindle.lifecycle.status import EngineStatus, KeeperStatus, RecoveryReport, StoreStatus
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -31,6 +34,8 @@ _STATES = {"running": "green", "restoring": "yellow", "attached": "yellow", "los
 _FIXED_ROWS = 15
 """Lines of a frame without engines, whose charts have one row each."""
 _MOST_CHART_ROWS = 6
+_SESSIONS_FRAME = 3
+"""Lines of the sessions' panel without sessions."""
 _STATE_WIDTH = 9
 _NAMES_WIDTH = 28
 """For an engine's name and instance together; with less, the columns that can be missed are left out."""
@@ -45,6 +50,8 @@ class View:
     socket: str
     problem: str = ""
     footer: str = ""
+    sessions: Sequence[Session] = ()
+    """The most recently used ones."""
 
 
 def frame(view: View, width: int, height: int | None, ascii_only: bool = False) -> RenderableType:
@@ -55,8 +62,7 @@ def frame(view: View, width: int, height: int | None, ascii_only: bool = False) 
         )
         return Group(_header(view, width), Panel(text, box=box.ROUNDED, padding=(1, 2)), _footer(view, width))
     status = view.status
-    spare = height - _FIXED_ROWS - max(1, len(status.engines)) if height is not None else 0
-    chart_rows = max(1, min(_MOST_CHART_ROWS, 1 + spare // 3))
+    session_rows, chart_rows, most = _rows(view, len(status.engines), height)
     blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
     right = min(44, max(30, width * 2 // 5))
     upper = Table.grid(expand=True)
@@ -66,14 +72,23 @@ def frame(view: View, width: int, height: int | None, ascii_only: bool = False) 
         _panel("traffic", _traffic(status, view.history, width - right - 4, chart_rows, blocks)),
         _panel("store", _store(status.stores, right - 4, 3 * chart_rows, blocks)),
     )
-    most = max(1, height - (_FIXED_ROWS - 3) - 3 * chart_rows) if height is not None else len(status.engines)
-    body = Group(
-        upper,
-        _panel("engines", _engines(status.engines, view.history, width, most)),
-        _panel("last recovery", _recovery(status.last_recovery)),
-    )
+    panels: list[RenderableType] = [upper, _panel("engines", _engines(status.engines, view.history, width, most))]
+    if session_rows:
+        panels.append(_panel("sessions", session_table(view.sessions[:session_rows], width - 4)))
+    body = Group(*panels, _panel("last recovery", _recovery(status.last_recovery)))
     # What is shown of a sidecar that is gone is what it said last.
     return Group(_header(view, width), Styled(body, "dim") if view.problem else body, _footer(view, width))
+
+
+def _rows(view: View, engine_count: int, height: int | None) -> tuple[int, int, int]:
+    """How many sessions there is room for, how high the charts are, and for how many engines' lines there is room."""
+    if height is None:
+        return len(view.sessions), 1, engine_count
+    spare = height - _FIXED_ROWS - max(1, engine_count)
+    sessions = max(0, min(len(view.sessions), spare // 2 - _SESSIONS_FRAME))
+    session_lines = sessions + _SESSIONS_FRAME if sessions else 0
+    charts = max(1, min(_MOST_CHART_ROWS, 1 + (spare - session_lines) // 3))
+    return sessions, charts, max(1, height - (_FIXED_ROWS - 3) - 3 * charts - session_lines)
 
 
 def render_text(view: View, console: Console) -> None:

@@ -229,7 +229,7 @@ class Probe:
             self._forget()
             engine.take_reset(message)
             self._welcome(engine)
-        elif message.type != "report":
+        elif message.type not in ("report", "requests"):
             raise ProtocolError("receive", message.type, "the kit did not expect it")
 
     # -- attaching ---------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def chain_group(catalog: Catalog) -> int:
 
 def leaves(catalog: Catalog) -> I64:
     """(n,) the slots of the sessions' last pages, the most recently used first."""
-    slots = np.array(catalog.leaves(), dtype=np.int64)
+    slots = catalog.leaves()
     slots = slots[catalog.arena.groups[slots] == chain_group(catalog)]
     ticks = catalog.arena.last_uses[slots].astype(np.int64)
     found: I64 = slots[np.lexsort((slots, -ticks))]

@@ -54,7 +54,7 @@ class Checkpoint:
         self.transfers: Transfers | None = None
         self.generation = leader.generation
         """The reset up to which the journal's records belong to the store that `transfers` saves into."""
-        self._instance = instance
+        self.instance = instance
         self._leader = leader
         self._tally = tally
         self._on_ring = on_ring
@@ -168,7 +168,7 @@ class Checkpoint:
         journal.hold(len(self._backlog) + limit)
         drained = journal.drain(limit)
         for error in drained.errors:
-            log.warning("event=record_dropped instance=%s error=%s", self._instance, error)
+            log.warning("event=record_dropped instance=%s error=%s", self.instance, error)
             tally.reject("bad-record")
         if drained.lost:
             tally.lost_in_journal = min(tally.lost_in_journal + drained.lost, NEVER)

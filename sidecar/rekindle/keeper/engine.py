@@ -81,7 +81,6 @@ class Engine:
         self._salvages = salvages
         self._on_released = on_released
         self._gate = gate
-        self._loop = asyncio.get_running_loop()
         self._halves = Halves(hello)
         self._checkpoint: Checkpoint | None = None
         self._watch: HangWatch | None = None
@@ -209,6 +208,9 @@ class Engine:
                 raise ProtocolError("receive", f"reset from {peer.name}", f"{MAX_RESETS} are not answered yet")
             self._resets += 1
             self._spawn(self._reset(identity, generation))
+        elif message.type == "requests":
+            if self.store is not None:  # else it belongs to what a reset has just made void
+                self.store.requests.take(message["requests"], peer.name)
         elif message.type == "report":
             self._last_restore = read_restored(message, self.instance)
             self._happen(Event.RESTORE_ENDED)
@@ -409,18 +411,12 @@ class Engine:
     async def _salvage(self) -> None:
         """Saves what can be saved, and lets go of the engine's memory whatever happens on the way."""
         self._happen(Event.SALVAGE_BEGUN)
-        checkpoint, store = self._checkpoint, self.store
+        checkpoint = self._checkpoint
         before, committed, unsaved = self.tally.checkpointed, self.tally.committed, 0
-        budget_s = self._config.salvage_budget_s
         try:
             if checkpoint is not None:
-                checkpoint.begin_salvage()
-                unsaved = await salvage(
-                    checkpoint, self._lost_at, lambda: FINAL_BUDGET_S if self._is_stopping else budget_s
-                )
-            if checkpoint is not None and store is not None and checkpoint.is_void:
-                log.warning("event=cache_reset instance=%s at=death", self.instance)
-                store.catalog.clear()
+                catalog = self.store.catalog if self.store is not None else None
+                unsaved = await salvage(checkpoint, catalog, self._lost_at, self._salvage_budget_s)
         finally:
             salvage_s = time.monotonic() - self._lost_at
             self.salvaged.set()
@@ -433,6 +429,9 @@ class Engine:
                 "release_s": time.monotonic() - self._lost_at,
             }
             self._happen(Event.SALVAGE_ENDED)
+
+    def _salvage_budget_s(self) -> float:
+        return FINAL_BUDGET_S if self._is_stopping else self._config.salvage_budget_s
 
     async def _let_go(self) -> None:
         """No copier of this engine exists after this. Their death also ends their mappings."""
@@ -468,9 +467,9 @@ class Engine:
         if not self._lost_at:
             for peer in self.peers[:1]:
                 peer.close("the sidecar is stopping")
-        deadline = self._loop.time() + self._config.salvage_budget_s + STOP_LIMIT_S
+        deadline = time.monotonic() + self._config.salvage_budget_s + STOP_LIMIT_S
         while not self._released:
-            if self._loop.time() > deadline:
+            if time.monotonic() > deadline:
                 log.error("event=not_released instance=%s reason='a copier does not die'", self.instance)
                 return
             await asyncio.sleep(0.005)

@@ -18,10 +18,11 @@ from rekindle.keeper import chains
 from rekindle.keeper.refusals import NotFoundError, RequestError
 from rekindle.keeper.stores import OpenStore, Stores
 from rekindle.lifecycle.inventory import Page, Session
-from rekindle.store.page import Slot
+from rekindle.store.page import I64, Slot
 from rekindle.store.slot_table import SlotState
 
 MAX_ROWS = 1000
+_NO_POSITIONS: I64 = np.empty((0, 3), dtype=np.int64)
 HOPS_PER_TURN = 20_000
 """Pages looked at before the event loop has its turn."""
 _TOKEN = re.compile(r"(\d{1,20})\.(\d{1,10})\.(\d{1,4})")
@@ -67,17 +68,13 @@ class Inventory:
         Raises RequestError for a token that is not ours, NotFoundError for an identity that is not open.
         """
         start = _read_token(after)
-        leaves: list[tuple[int, int, int]] = []
         stores = self.opened(identity)
-        for number, store in enumerate(stores):
-            slots = chains.leaves(store.catalog)
-            ticks = store.catalog.arena.last_uses[slots].tolist()
-            leaves += [(-tick, slot, number) for tick, slot in zip(ticks, slots.tolist(), strict=True)]
-        leaves.sort()
+        leaves = np.concatenate([_positions(store, number) for number, store in enumerate(stores)] or [_NO_POSITIONS])
+        leaves = leaves[np.lexsort(leaves.T[::-1])]
         if start is not None:
-            leaves = [leaf for leaf in leaves if leaf > start]
+            leaves = leaves[_first_after(leaves, start) :]
         found: list[Session] = []
-        part, hops = leaves[: _checked_rows(rows)], 0
+        part, hops = [tuple(position) for position in leaves[: _checked_rows(rows)].tolist()], 0
         with ExitStack() as borrowed:
             borrows = [borrowed.enter_context(self.stores.borrow(store)) for store in stores]
             for _, slot, number in part:
@@ -140,6 +137,7 @@ def session(store: OpenStore, slots: Sequence[Slot], with_tokens: bool = False) 
         pinned=bool(arena.pins[slots[-1]]),
         pinned_count=int(np.count_nonzero(arena.pins[slots])),
         token_ids=tuple(tokens),
+        request_id=store.requests.of(arena.key(slot) for slot in reversed(slots)),
     )
 
 
@@ -166,6 +164,20 @@ def _checked_rows(rows: int) -> int:
         hint = "ask for fewer, and go on with the page token"
         raise RequestError("list", "rows", f"{rows} a page, wanted 1 to {MAX_ROWS}", hint)
     return rows
+
+
+def _positions(store: OpenStore, number: int) -> I64:
+    """(n, 3) where each session stands in the order in which they are told: minus its last use, its slot, its store."""
+    slots = chains.leaves(store.catalog)
+    ticks = store.catalog.arena.last_uses[slots].astype(np.int64)
+    return np.stack([-ticks, slots, np.full_like(slots, number)], axis=1)
+
+
+def _first_after(positions: I64, start: tuple[int, int, int]) -> int:
+    """How many of the sorted positions come before that one, or are it."""
+    ticks, slots, numbers = positions.T
+    is_before = (slots < start[1]) | ((slots == start[1]) & (numbers <= start[2]))
+    return int(np.count_nonzero((ticks < start[0]) | ((ticks == start[0]) & is_before)))
 
 
 def _read_token(text: str) -> tuple[int, int, int] | None:

@@ -20,6 +20,7 @@ from rekindle_plugins.contract.identity import Identity, Mismatch
 
 from rekindle.keeper.page_parts import PageParts
 from rekindle.keeper.refusals import NotNowError
+from rekindle.keeper.requests import RequestNames
 from rekindle.store.arena import Arena
 from rekindle.store.catalog import Catalog
 from rekindle.store.layout import PageGeometry, arena_name
@@ -42,6 +43,7 @@ class OpenStore:
     catalog: Catalog
     presence: PresenceFilter
     report: OpenReport
+    requests: RequestNames = field(default_factory=RequestNames)
     users: int = 0
     borrows: set[Borrow] = field(default_factory=set)
     is_closing: bool = False

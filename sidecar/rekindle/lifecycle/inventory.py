@@ -26,6 +26,9 @@ class Session:
     pinned_count: int
     token_ids: tuple[int, ...] = ()
     """From position 0. Empty unless asked for: what people said."""
+    request_id: str = ""
+    """The engine's own id of the request that computed its end. Empty where the sidecar was not told since it started,
+    or has forgotten."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_values_and_messages_have_the_same_fields(kind: type) -> None:
         inventory.PageDetail(
             inventory.Page("ab", "00", "cd", 1, 2, 3, 4, 5.5, True, 6, True), ("ef", "01"), (1,), (7, 8)
         ),
-        inventory.Session("ab", "abcd", "ef", 1, 2, 3, 4.5, True, 5, (1, 2)),
+        inventory.Session("ab", "abcd", "ef", 1, 2, 3, 4.5, True, 5, (1, 2), "cmpl-1"),
         inventory.Plugin("nano", "here", False, problem="no"),
         status_module.Event(1, 2.5, "info", "mode", {"to": "paused"}),
     ],

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rekindle.cli.top_rates import KEPT, EngineRates, History, Rates
 from rekindle.cli.top_view import View, chart, frame
+from rekindle.lifecycle.inventory import Session
 from rekindle.lifecycle.status import KeeperStatus
 from rich.console import Console
 from status_samples import EMPTY, ENGINE, PAGES, RECOVERY, STATUS
@@ -98,6 +99,37 @@ def test_a_frame_has_what_people_look_for() -> None:
         *("#3 finished", "salvage 20 ms", "warm 3.2 s", "990 pages put back", "1 lost", "rejected checksum 1"),
     ):
         assert words in text, words
+
+
+def some_sessions(count: int, request_id: str = "chatcmpl-93bd0ffe1f204f6fa2b2b3ce1d5e8f0a-9d0e7b55") -> list[Session]:
+    return [
+        Session(f"{n:012x}", f"{n:064x}", "ef", 12_345, 772, 99 << 20, 0.0, n == 0, 7 * (n == 1), (), request_id)
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (140, 40), (100, 30), (80, 20), (200, 60)])
+@pytest.mark.parametrize("engines", [1, 5, 40])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_frame_with_sessions_fits_its_terminal(width: int, height: int, engines: int, count: int) -> None:
+    many = tuple(replace(ENGINE, instance=f"engine-{number}") for number in range(engines))
+    status = replace(STATUS, engines=many)
+    drawn = lines(View(status, history(status), SOCKET, sessions=some_sessions(count)), width, height)
+    assert len(drawn) <= height
+    assert max(map(len, drawn)) <= width
+    assert any("last recovery" in line for line in drawn)
+
+
+def test_the_sessions_used_last_are_shown_with_their_requests() -> None:
+    text = "\n".join(lines(View(STATUS, history(STATUS), SOCKET, sessions=some_sessions(5)), 140, 40))
+    request_id = some_sessions(1)[0].request_id
+    for words in ("sessions", request_id, "12,345", "772", "99.0 MiB", "7 pages"):
+        assert words in text, words
+    assert text.count("chatcmpl-") == 5
+    unnamed = some_sessions(1, "")
+    assert "000000000000  –" in "\n".join(lines(View(STATUS, history(STATUS), SOCKET, sessions=unnamed), 140, 40))
+    evil = some_sessions(1, "\x1b[2J\r")
+    assert not set("\x1b\r") & set("".join(lines(View(STATUS, history(STATUS), SOCKET, sessions=evil), 140, 40)))
 
 
 def test_a_number_is_never_cut_off() -> None:

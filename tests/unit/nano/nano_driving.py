@@ -104,7 +104,9 @@ class DictHooks(NoHooks):
             reports.append(LoadReport(request_id, good, self.in_doubt))
         return reports
 
-    def page_complete(self, page_id: PageId, key: bytes, parent: bytes, tokens: Sequence[int]) -> None:
+    def page_complete(
+        self, page_id: PageId, key: bytes, parent: bytes, tokens: Sequence[int], request_id: str
+    ) -> None:
         self.calls.append("page_complete")
         self.completed.append(CachedPage(page_id, key, parent, tuple(tokens)))
         self.stored[key] = bytes(self.cache.page(page_id))

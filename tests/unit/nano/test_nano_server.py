@@ -222,7 +222,7 @@ class Hooks(NoHooks):
         self.seed = args.seed
     def close(self):
         pathlib.Path(__file__).with_suffix(".closed").write_text(str(self.seed))
-    def page_complete(self, page_id, key, parent, tokens):
+    def page_complete(self, page_id, key, parent, tokens, request_id):
         raise RuntimeError("the plugin failed")
 """
 

@@ -296,7 +296,7 @@ class GetSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("id", "leaf_key", "identity", "token_count", "page_count", "size_bytes", "last_used_unix", "pinned", "pinned_count", "token_ids")
+    __slots__ = ("id", "leaf_key", "identity", "token_count", "page_count", "size_bytes", "last_used_unix", "pinned", "pinned_count", "token_ids", "request_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     LEAF_KEY_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
@@ -307,6 +307,7 @@ class Session(_message.Message):
     PINNED_FIELD_NUMBER: _ClassVar[int]
     PINNED_COUNT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     leaf_key: str
     identity: str
@@ -317,7 +318,8 @@ class Session(_message.Message):
     pinned: bool
     pinned_count: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[str] = ..., leaf_key: _Optional[str] = ..., identity: _Optional[str] = ..., token_count: _Optional[int] = ..., page_count: _Optional[int] = ..., size_bytes: _Optional[int] = ..., last_used_unix: _Optional[float] = ..., pinned: _Optional[bool] = ..., pinned_count: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, id: _Optional[str] = ..., leaf_key: _Optional[str] = ..., identity: _Optional[str] = ..., token_count: _Optional[int] = ..., page_count: _Optional[int] = ..., size_bytes: _Optional[int] = ..., last_used_unix: _Optional[float] = ..., pinned: _Optional[bool] = ..., pinned_count: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ListPagesRequest(_message.Message):
     __slots__ = ("identity", "session_id", "page_size", "page_token")
