@@ -16,6 +16,8 @@ from rekindle_plugins.contract.journal import Record
 
 MAX_RECORDS = 4096
 """When it is full, its oldest chains are dropped for newer ones. An announcer waits for what is in here, too."""
+MAX_TOKENS = 1 << 20
+"""Of all records: some 40 MiB. Pages of more than 256 tokens have room for fewer records."""
 
 PageKey = tuple[int, bytes]
 
@@ -23,7 +25,9 @@ PageKey = tuple[int, bytes]
 class Backlog:
     """Pure: no clock, no I/O."""
 
-    def __init__(self) -> None:
+    def __init__(self, page_tokens: int = 1) -> None:
+        """`page_tokens`: the most that a record has."""
+        self._page_tokens = page_tokens
         self._chains: dict[int, deque[Record]] = {}
         """By number, the one that was added to last at the end."""
         self._chain_of: dict[PageKey, int] = {}
@@ -36,8 +40,13 @@ class Backlog:
         return self._count
 
     @property
+    def capacity(self) -> int:
+        """Records."""
+        return max(1, min(MAX_RECORDS, MAX_TOKENS // self._page_tokens))
+
+    @property
     def room(self) -> int:
-        return max(0, MAX_RECORDS - self._count)
+        return max(0, self.capacity - self._count)
 
     @property
     def oldest_seen_at(self) -> float | None:

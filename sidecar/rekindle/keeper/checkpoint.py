@@ -64,7 +64,7 @@ class Checkpoint:
         self._is_salvage = False
         self._loop = asyncio.get_running_loop()
         self._is_scheduled = False
-        self._backlog = Backlog()
+        self._backlog = Backlog(max(leader.group_tokens))
         self._announced = np.full(leader.page_count, NEVER, np.uint64)
         self._epochs = np.frombuffer(leader.fence.mapping, np.uint64, leader.page_count, FENCE_HEADER_BYTES)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rekindle.keeper import backlog as backlog_module
-from rekindle.keeper.backlog import MAX_RECORDS, Backlog
+from rekindle.keeper.backlog import MAX_RECORDS, MAX_TOKENS, Backlog
 from rekindle_plugins.contract.journal import ROOT, Record
 
 
@@ -55,6 +55,12 @@ def test_groups_have_chains_of_their_own() -> None:
     backlog.add(record("a", group=0))
     backlog.add(record("b", "a", group=1))
     assert [r.group for r in backlog.take(9)] == [1, 0]
+
+
+def test_large_pages_have_room_for_fewer_records() -> None:
+    assert Backlog(256).room == MAX_RECORDS
+    assert Backlog(16 << 10).room == MAX_TOKENS // (16 << 10) == 64
+    assert Backlog(2 * MAX_TOKENS).room == 1
 
 
 def test_stale_records_make_room_and_the_order_stays() -> None:
