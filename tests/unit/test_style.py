@@ -18,7 +18,7 @@ GENERATED = "sidecar/rekindle/admin/v1/"
 SLEEPS_ALLOWED = {
     "tests/driving/polling.py": "polls with a deadline",
     "tests/cuda_engine/small_pod.py": "polls with a deadline",
-    "tests/unit/cli/test_cli_run.py": "polls with a deadline",
+    "tests/integration/test_cli_run.py": "polls with a deadline",
     "tests/unit/nano/test_nano_server.py": "polls with a deadline",
     "tests/e2e/vllm_driving.py": "polls with a deadline",
     "tests/conformance/broken_plugins.py": "a plugin that does what none may: it waits for the sidecar within a step",
