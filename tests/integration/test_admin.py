@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -240,6 +242,49 @@ def test_pages_imported_under_a_running_engine_come_back_at_a_requests_demand(
     question = prompt(300, 2)
     answer = engine.ask(question)
     assert (answer.cached_tokens, answer.token_ids) == (288, reference.tokens(question))
+
+
+@pytest.mark.parametrize("work", ["import", "resize"])
+def test_a_sidecar_killed_in_the_middle_of_an_operators_work_leaves_a_good_store(
+    make_pod: Callable[..., Pod], tmp_path: Path, reference: Reference, work: str
+) -> None:
+    first, pod = make_pod(), make_pod()
+    first.sidecar.start()
+    asked(first)
+    path = tmp_path / "all.rkx"
+    with client_of(first) as admin:
+        *_, written = admin.export(path)
+        assert isinstance(written, Exported)
+    pod.sidecar.start()
+    with client_of(pod) as admin:
+        list(admin.import_(path))
+
+    def begin(turn: int) -> None:
+        with client_of(pod) as own, contextlib.suppress(RekindleError):
+            if work == "import":
+                own.evict(session_id=next(own.sessions()).id)
+                list(own.import_(path))
+            else:
+                own.resize((16 + turn) << 20)
+
+    source = random.Random(f"killed in the middle of {work}")
+    for turn in range(6):
+        thread = threading.Thread(target=begin, args=(turn,))
+        thread.start()
+        thread.join(source.uniform(0.0, 0.1))  # where it is by then does not matter: the store is good at every instant
+        pod.sidecar.kill()
+        thread.join()
+        pod.sidecar.start()
+        assert find_damage(pod.store_dir, reference) == []
+        with client_of(pod) as admin:
+            *_, verified = admin.verify()
+            assert isinstance(verified, Verification)
+            assert verified.damaged_count == 0
+            *_, read = admin.import_(path)
+            assert isinstance(read, Imported)
+            assert read.page_count + read.already_stored_count == written.page_count
+    answer = pod.engine().ask(prompt(300, 2))
+    assert (answer.cached_tokens, answer.token_ids) == (288, reference.tokens(prompt(300, 2)))
 
 
 def test_bad_files_full_stores_and_other_identities_change_nothing(
