@@ -110,8 +110,8 @@ def test_a_folder_takes_the_place_of_a_built_in_plugin(plugin_dir: Path) -> None
         ({"initialize": "raise UnavailableError('start', 'it', 'its licence is missing')"}, "its licence is missing"),
         ({"initialize": "1 / 0"}, "ZeroDivisionError"),
         ({"initialize": "raise SystemExit(3)"}, "SystemExit: 3"),
-        ({"api": (1, 7)}, "written for contract 1.7, the sidecar speaks 1.0"),
-        ({"api": (2, 0)}, "written for contract 2.0, the sidecar speaks 1.0"),
+        ({"api": (1, 7)}, "written for contract 1.7, the sidecar speaks 1.1"),
+        ({"api": (2, 0)}, "written for contract 2.0, the sidecar speaks 1.1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

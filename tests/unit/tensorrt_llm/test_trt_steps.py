@@ -131,7 +131,7 @@ def test_several_layer_groups_are_refused_when_they_turn_up(shim: LeaderShim) ->
 
 
 def test_tokens_that_are_not_those_of_the_deltas_are_not_believed() -> None:
-    table = RequestTable(bytes(32), 4, [1, 2, 3, 4, 5])
+    table = RequestTable(bytes(32), "1", 4, [1, 2, 3, 4, 5])
     assert not table.take_all_tokens([1, 2, 3, 9, 5, 6])
     assert table.take_all_tokens([1, 2, 3, 4, 5, 6])
     table.add_pages([1, 2], lambda page: page)
