@@ -11,6 +11,7 @@ decided here. Ends in exactly one of: the whole answer, our error, the client's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -48,6 +49,9 @@ class Shared:
 
     link: EngineLink
     session: aiohttp.ClientSession
+    """A connection for every request: one that was kept open may be a dead engine's."""
+    kept: aiohttp.ClientSession
+    """Connections that are used again, for requests that can be sent again."""
     limits: Limits
     room: Room
     suspects: Suspects = field(default_factory=Suspects)
@@ -61,6 +65,10 @@ class Shared:
 
 class LedNowhereError(Exception):
     """The fresh engine lives, and does not go the way it was asked to."""
+
+
+class _UnansweredError(Exception):
+    """The connection broke before anything came: the engine died, or had closed a connection that was kept open."""
 
 
 class FailedError(Exception):
@@ -195,21 +203,34 @@ class Exchange:
 
     async def _attempt(self, engine: Engine, call: EngineRequest) -> None:
         """Raises EngineGoneError, LedNowhereError."""
-        self._headers["content-type"] = "application/json"
-        connected = False
-        raw_path = call.path + self._query() if call.path == self._request.path else call.path
         try:
-            async with self._shared.session.request(
+            await self._send(self._shared.kept, engine, call)
+        except aiohttp.ClientConnectorError as error:
+            raise EngineGoneError(str(error), sent=False) from None
+        except _UnansweredError:
+            # A new connection tells a living engine that had hung up on an idle one from a dead engine.
+            try:
+                await self._send(self._shared.session, engine, call)
+            except (aiohttp.ClientConnectorError, _UnansweredError) as error:
+                raise EngineGoneError(f"it went before it answered: {error!r:.200}", sent=True) from None
+
+    async def _send(self, session: aiohttp.ClientSession, engine: Engine, call: EngineRequest) -> None:
+        """Raises EngineGoneError, LedNowhereError, _UnansweredError, aiohttp.ClientConnectorError."""
+        raw_path = call.path + self._query() if call.path == self._request.path else call.path
+        connected = False
+        try:
+            async with session.request(
                 "POST", self._shared.link.url(raw_path), data=call.body, headers=self._headers, allow_redirects=False
             ) as answer:
                 connected = self._was_sent = True
                 await self._read(engine, answer)
-        except aiohttp.ClientConnectorError as error:
-            raise EngineGoneError(str(error), sent=False) from None
+        except aiohttp.ClientConnectorError:
+            raise
         except ENGINE_ERRORS as error:
             self._was_sent = True
-            problem = "its connection broke" if connected else "it went before it answered"
-            raise EngineGoneError(f"{problem}: {error!r:.200}", sent=True) from None
+            if not connected:
+                raise _UnansweredError(repr(error)) from None
+            raise EngineGoneError(f"its connection broke: {error!r:.200}", sent=True) from None
 
     def _query(self) -> str:
         _, mark, query = self._request.raw_path.partition("?")
@@ -268,7 +289,8 @@ class Exchange:
             if read.turn is Turn.DIED:
                 raise EngineGoneError("it says that it is dying", sent=True)
             if read.turn is Turn.COMPLETE:
-                return await self._finish(answer)
+                await self._finish(answer)
+                return await self._drain(answer)
         raise EngineGoneError("its answer ended before its end", sent=True)
 
     def _take(self, reader: EventReader, part: bytes) -> _Read:
@@ -324,6 +346,12 @@ class Exchange:
         await self._finish(None)
         return True
 
+    async def _drain(self, answer: aiohttp.ClientResponse) -> None:
+        """Reads what is behind the last event, which is the end: then the connection can be used again."""
+        if not answer.content.at_eof():
+            with contextlib.suppress(asyncio.TimeoutError, *ENGINE_ERRORS):
+                await asyncio.wait_for(_skip_rest(answer), self._shared.limits.drain_s)
+
     async def _finish(self, answer: aiohttp.ClientResponse | None) -> None:
         if self._conversation.client_streams:
             await self._client.end()
@@ -336,3 +364,8 @@ class Exchange:
         await self._client.begin(200, None, headers)
         await self._client.write(body)
         await self._client.end()
+
+
+async def _skip_rest(answer: aiohttp.ClientResponse) -> None:
+    async for _ in answer.content.iter_any():
+        pass

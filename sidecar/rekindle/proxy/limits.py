@@ -35,6 +35,10 @@ class Limits:
     shows the proxy early that a client has left."""
     connect_s: float = 5.0
     """To connect to an engine on the same host."""
+    kept_open_s: float = 3.0
+    """For how long a connection to the engine waits for the next request. Servers hang up after 5 s and more."""
+    drain_s: float = 0.05
+    """For an answer's end behind its last event: the connection is kept when it comes, and closed when not."""
     health_s: float = 2.0
     """For one answer of an engine's health endpoint."""
     settle_s: float = 1.0

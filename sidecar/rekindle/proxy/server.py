@@ -51,9 +51,10 @@ class ProxyServer:
         Raises:
             UnavailableError: the address is taken or not ours. Nothing runs then.
         """
-        session = _session(self._limits)
+        session = _session(self._limits, 0.0)
+        kept = _session(self._limits, self._limits.kept_open_s)
         link = EngineLink(self._engine_url, self._adapters, session, self._limits)
-        self._shared = Shared(link, session, self._limits, Room(self._limits))
+        self._shared = Shared(link, session, kept, self._limits, Room(self._limits))
         server = web.Server(
             self._handle,
             handler_cancellation=True,
@@ -92,6 +93,7 @@ class ProxyServer:
             shared, self._shared = self._shared, None
             await shared.link.stop()
             await shared.session.close()
+            await shared.kept.close()
 
     @property
     def counts(self) -> Counts:
@@ -195,10 +197,14 @@ class ProxyServer:
         return None
 
 
-def _session(limits: Limits) -> aiohttp.ClientSession:
-    """A connection for every request: one that is kept open may be a dead engine's."""
+def _session(limits: Limits, kept_open_s: float) -> aiohttp.ClientSession:
+    """`kept_open_s`: for how long a connection waits for its next request; 0 for a new one each."""
+    if kept_open_s:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=kept_open_s)
+    else:
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s),
         auto_decompress=False,
