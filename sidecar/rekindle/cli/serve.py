@@ -66,6 +66,7 @@ async def serve_until_signalled(config: Config) -> None:
             proxy = ProxyChild(config)
             running.push_async_callback(proxy.stop)
             await proxy.start()  # before gRPC has threads, which do not like a fork
+            keeper.serving.tell(proxy.tell)
         admin = AdminServer(keeper, config.admin_socket)
         running.push_async_callback(admin.stop)
         await admin.start()

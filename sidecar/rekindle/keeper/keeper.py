@@ -28,6 +28,7 @@ from rekindle.keeper.ledger import Ledger, backend_totals, copier_totals, summed
 from rekindle.keeper.operator import Operator
 from rekindle.keeper.peer import Peer
 from rekindle.keeper.reports import Reports
+from rekindle.keeper.serving import Serving, Told
 from rekindle.keeper.stores import Stores
 from rekindle.keeper.suspects import Suspects
 from rekindle.keeper.tally import Tally
@@ -51,6 +52,7 @@ class Keeper:
         self.config = config
         self.backends = backends
         self.refused: Counter[str] = Counter()
+        self.serving = Serving()
         self._engines: dict[str, Engine] = {}
         self._dying: set[Engine] = set()
         self._owners: dict[Peer, Engine] = {}
@@ -205,6 +207,8 @@ class Keeper:
             raise
         self._strangers.pop(peer).cancel()
         self._owners[peer] = engine
+        if leader is not None:
+            self.serving.came(hello.instance, Told(hello.plugin.name, leader.serving))
 
     def _forget_empty(self, instance: str) -> None:
         engine = self._engines.get(instance)
@@ -252,6 +256,7 @@ class Keeper:
         if self._engines.get(engine.instance) is engine:
             del self._engines[engine.instance]
             self._dying.add(engine)
+            self.serving.went(engine.instance)
         engine.peer_closed(peer, reason)
 
     def _engine_released(self, engine: Engine) -> None:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from rekindle_plugins.contract.adapter import Adapter, Health
@@ -36,6 +37,8 @@ class Engine:
 
     generation: int
     dialect: Dialect | None
+    backend: str = ""
+    """Whose dialect it is, by the plugin's name."""
 
 
 class EngineLink:
@@ -47,6 +50,7 @@ class EngineLink:
         self._session = session
         self._limits = limits
         self._engine: Engine | None = None
+        self._told: Sequence[tuple[str, Mapping[str, Any] | None]] = ()
         self._generation = 0
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -59,6 +63,20 @@ class EngineLink:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def told(self, serving: Sequence[tuple[str, Mapping[str, Any] | None]]) -> None:
+        """What the engines that are attached to the sidecar tell of their servers, each with its plugin's name.
+
+        A shim attaches before its engine serves, and an engine's death is told before the next one attaches.
+        """
+        self._told = serving
+        if self._engine is not None and self._engine.dialect is not None:
+            self._tell(self._engine.backend, self._engine.dialect)
+
+    def _tell(self, backend: str, dialect: Dialect) -> None:
+        """Which of several engines of one kind is ours is not known: then it counts what all of them say."""
+        ours = [serving for plugin, serving in self._told if plugin == backend]
+        dialect.told(ours[0] if ours and all(serving == ours[0] for serving in ours) else None)
 
     @property
     def engine(self) -> Engine | None:
@@ -93,7 +111,7 @@ class EngineLink:
         began_s = time.monotonic()
         while await self._healthy():
             if time.monotonic() - began_s >= self._limits.settle_s:
-                self._set(engine.dialect)
+                self._set(engine.dialect, engine.backend)
                 return
             await asyncio.sleep(self._limits.poll_s)
         self._engine = None
@@ -105,15 +123,15 @@ class EngineLink:
         began_s = time.monotonic()
         while not await self._healthy():
             await asyncio.sleep(self._limits.poll_s)
-        dialect = await self._dialect()
-        self._set(dialect)
+        dialect, backend = await self._dialect()
+        self._set(dialect, backend)
         name = type(dialect).__name__ if dialect else "none"
         away_s = round(time.monotonic() - began_s, 3)
         LOG.info("engine there", extra={"generation": self._generation, "dialect": name, "away_s": away_s})
 
-    def _set(self, dialect: Dialect | None) -> None:
+    def _set(self, dialect: Dialect | None, backend: str) -> None:
         self._generation += 1
-        self._engine = Engine(self._generation, dialect)
+        self._engine = Engine(self._generation, dialect, backend)
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -133,17 +151,20 @@ class EngineLink:
             paths.setdefault(adapter.health_path, []).append(adapter)
         return paths or {Adapter.health_path: []}
 
-    async def _dialect(self) -> Dialect | None:
-        for _, dialect in self._speakers:
+    async def _dialect(self) -> tuple[Dialect | None, str]:
+        """And whose it is."""
+        for adapter, dialect in self._speakers:
             try:
                 models = await self._ask(EngineRequest(dialect.model_list_path, method="GET"))
                 if models.status == 200 and dialect.recognises(models.body):
                     questions = dialect.questions(models.body)
-                    return dialect.learn([await self._ask(question) for question in questions])
+                    learnt = dialect.learn([await self._ask(question) for question in questions])
+                    self._tell(adapter.info.name, learnt)
+                    return learnt, adapter.info.name
             except Exception:
                 # A plugin's code: what it does wrong costs its engine the protection, and nothing else.
                 LOG.exception("dialect failed", extra={"dialect": type(dialect).__name__})
-        return None
+        return None, ""
 
     async def _ask(self, request: EngineRequest) -> EngineAnswer:
         timeout = aiohttp.ClientTimeout(total=self._limits.health_s)

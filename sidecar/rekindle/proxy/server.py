@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -77,6 +77,11 @@ class ProxyServer:
         link.start()
         host, port = self._runner.addresses[0][:2]
         return HttpAddress(str(host), int(port))
+
+    def told(self, serving: Sequence[tuple[str, Mapping[str, Any] | None]]) -> None:
+        """What the attached engines tell of their servers; see `EngineLink.told`."""
+        if self._shared is not None:
+            self._shared.link.told(serving)
 
     async def stop_listening(self) -> None:
         """Streams go on; nobody new comes in."""
