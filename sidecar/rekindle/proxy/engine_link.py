@@ -39,6 +39,8 @@ class Engine:
     dialect: Dialect | None
     backend: str = ""
     """Whose dialect it is, by the plugin's name."""
+    came_s: float = 0.0
+    """When it was found, on the monotonic clock."""
 
 
 class EngineLink:
@@ -87,6 +89,10 @@ class EngineLink:
         """Whether that life of it is there, and nobody's connection to it has broken."""
         return self._engine is engine and (self._task is None or self._task.done())
 
+    def age_s(self, engine: Engine) -> float:
+        """For how long that life of it has been there."""
+        return time.monotonic() - engine.came_s
+
     def url(self, raw_path: str) -> URL:
         """``raw_path`` as the client wrote it: nothing in it is decoded or put in order."""
         return URL(self._base + raw_path, encoded=True)
@@ -101,11 +107,13 @@ class EngineLink:
                 raise UnavailableError("wait for", "the engine", f"none within {timeout_s:g} s") from None
         return self._engine
 
-    def lost(self, engine: Engine, problem: str) -> None:
-        """A connection to that life of it broke. Told by everybody who had one; the first one counts."""
-        if self.is_sound(engine):
+    def lost(self, engine: Engine, problem: str) -> bool:
+        """A connection to that life of it broke. Told by everybody who had one; whether this is the first one."""
+        is_first = self.is_sound(engine)
+        if is_first:
             LOG.warning("connection to the engine lost", extra={"generation": engine.generation, "problem": problem})
             self._task = asyncio.create_task(self._doubt(engine), name="engine-doubt")
+        return is_first
 
     async def _doubt(self, engine: Engine) -> None:
         began_s = time.monotonic()
@@ -131,7 +139,7 @@ class EngineLink:
 
     def _set(self, dialect: Dialect | None, backend: str) -> None:
         self._generation += 1
-        self._engine = Engine(self._generation, dialect, backend)
+        self._engine = Engine(self._generation, dialect, backend, time.monotonic())
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -158,7 +166,8 @@ class EngineLink:
                 models = await self._ask(EngineRequest(dialect.model_list_path, method="GET"))
                 if models.status == 200 and dialect.recognises(models.body):
                     questions = dialect.questions(models.body)
-                    learnt = dialect.learn([await self._ask(question) for question in questions])
+                    answers = [await self._ask(question, self._limits.question_s) for question in questions]
+                    learnt = dialect.learn(answers)
                     self._tell(adapter.info.name, learnt)
                     return learnt, adapter.info.name
             except Exception:
@@ -166,8 +175,8 @@ class EngineLink:
                 LOG.exception("dialect failed", extra={"dialect": type(dialect).__name__})
         return None, ""
 
-    async def _ask(self, request: EngineRequest) -> EngineAnswer:
-        timeout = aiohttp.ClientTimeout(total=self._limits.health_s)
+    async def _ask(self, request: EngineRequest, timeout_s: float | None = None) -> EngineAnswer:
+        timeout = aiohttp.ClientTimeout(total=timeout_s or self._limits.health_s)
         headers = {"content-type": "application/json"} if request.body else {}
         try:
             async with self._session.request(

@@ -29,6 +29,7 @@ from rekindle.proxy.client import Client
 from rekindle.proxy.counts import Counts
 from rekindle.proxy.engine_link import Engine, EngineLink
 from rekindle.proxy.headers import end_to_end, for_rewritten
+from rekindle.proxy.kept import was_used_before
 from rekindle.proxy.limits import Limits
 from rekindle.proxy.passage import ENGINE_ERRORS, EngineGoneError, relay
 from rekindle.proxy.room import Room, Share
@@ -58,6 +59,12 @@ class Shared:
     counts: Counts = field(default_factory=Counts)
     suspects_moved: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def lost(self, engine: Engine, problem: str) -> None:
+        """A connection to that life of the engine broke; see `EngineLink.lost`."""
+        if self.link.lost(engine, problem):
+            self.suspects.life_over()
+            self.wake_suspects()
+
     def wake_suspects(self) -> None:
         self.suspects_moved.set()
         self.suspects_moved = asyncio.Event()
@@ -67,8 +74,8 @@ class LedNowhereError(Exception):
     """The fresh engine lives, and does not go the way it was asked to."""
 
 
-class _UnansweredError(Exception):
-    """The connection broke before anything came: the engine died, or had closed a connection that was kept open."""
+class _StaleError(Exception):
+    """A connection that had been used before broke, and nothing had come: the engine died, or had hung up on it."""
 
 
 class FailedError(Exception):
@@ -130,7 +137,9 @@ class Exchange:
                 return
             except EngineGoneError as gone:
                 broken = engine
-                self._shared.link.lost(engine, str(gone))
+                if not gone.sent:
+                    self._shared.suspects.stopped(self._id)
+                self._shared.lost(engine, str(gone))
                 if gone.sent and was_sound:
                     deaths += 1
                     self._judge(deaths)
@@ -160,15 +169,17 @@ class Exchange:
     # -- when --------------------------------------------------------------------------------------------------
 
     async def _when_it_may_go(self, engine: Engine) -> Engine:
-        """Returns when no other suspect is in flight, with the engine that is there then."""
+        """At once for most; for a suspect when its turn has come. Returns the engine that is there then."""
         shared = self._shared
         deadline_s = time.monotonic() + shared.limits.wait_s
-        while not shared.suspects.may_go(self._id):
+        while not shared.suspects.may_go(
+            self._id, engine.generation, shared.link.age_s(engine) > shared.limits.proof_s
+        ):
             await self._breathe(shared.suspects_moved.wait, deadline_s)
             if not shared.link.is_sound(engine):
                 # It went with the suspect that we waited for.
                 engine = await self._next_engine(engine)
-        shared.suspects.went(self._id, self._conversation.token_count)
+        shared.suspects.went(self._id, self._conversation.token_count, engine.generation)
         return engine
 
     async def _next_engine(self, broken: Engine | None) -> Engine:
@@ -207,15 +218,15 @@ class Exchange:
             await self._send(self._shared.kept, engine, call)
         except aiohttp.ClientConnectorError as error:
             raise EngineGoneError(str(error), sent=False) from None
-        except _UnansweredError:
+        except _StaleError:
             # A new connection tells a living engine that had hung up on an idle one from a dead engine.
             try:
                 await self._send(self._shared.session, engine, call)
-            except (aiohttp.ClientConnectorError, _UnansweredError) as error:
+            except aiohttp.ClientConnectorError as error:
                 raise EngineGoneError(f"it went before it answered: {error!r:.200}", sent=True) from None
 
     async def _send(self, session: aiohttp.ClientSession, engine: Engine, call: EngineRequest) -> None:
-        """Raises EngineGoneError, LedNowhereError, _UnansweredError, aiohttp.ClientConnectorError."""
+        """Raises EngineGoneError, LedNowhereError, _StaleError, aiohttp.ClientConnectorError."""
         raw_path = call.path + self._query() if call.path == self._request.path else call.path
         connected = False
         try:
@@ -228,9 +239,10 @@ class Exchange:
             raise
         except ENGINE_ERRORS as error:
             self._was_sent = True
-            if not connected:
-                raise _UnansweredError(repr(error)) from None
-            raise EngineGoneError(f"its connection broke: {error!r:.200}", sent=True) from None
+            if not connected and session is self._shared.kept and was_used_before():
+                raise _StaleError from None
+            problem = "its connection broke" if connected else "it went before it answered"
+            raise EngineGoneError(f"{problem}: {error!r:.200}", sent=True) from None
 
     def _query(self) -> str:
         _, mark, query = self._request.raw_path.partition("?")

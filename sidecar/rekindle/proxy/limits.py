@@ -30,6 +30,8 @@ class Limits:
     """A request's line or one of its headers."""
     attempts: int = 12
     """Engines that one request may outlive. It is bounded whatever ``suspects`` says."""
+    proof_s: float = 2.0
+    """An engine that has been there for so long has proved that it can live without a suspect: then one is sent."""
     keep_alive_s: float = 1.0
     """Between two comments to a client whose engine is away. Load balancers give up after 30 s and more; a second also
     shows the proxy early that a client has left."""
@@ -41,6 +43,9 @@ class Limits:
     """For an answer's end behind its last event: the connection is kept when it comes, and closed when not."""
     health_s: float = 2.0
     """For one answer of an engine's health endpoint."""
+    question_s: float = 30.0
+    """For an answer to one of a dialect's questions: a fresh engine's first step can be slow, and who does not answer
+    is not continued as well as could be."""
     settle_s: float = 1.0
     """An engine that broke a connection and still says that it is well is believed after so long: servers outlive their
     engine by moments, and say so."""

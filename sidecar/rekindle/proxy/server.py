@@ -22,6 +22,7 @@ from rekindle.proxy.client import Client, ClientGoneError, read_body
 from rekindle.proxy.counts import Counts
 from rekindle.proxy.engine_link import Engine, EngineLink
 from rekindle.proxy.exchange import NO_ENGINE, Exchange, Shared
+from rekindle.proxy.kept import KeptConnector
 from rekindle.proxy.limits import Limits
 from rekindle.proxy.passage import EngineGoneError, has_body, pass_through, rest_of
 from rekindle.proxy.room import FullError, Room
@@ -51,8 +52,8 @@ class ProxyServer:
         Raises:
             UnavailableError: the address is taken or not ours. Nothing runs then.
         """
-        session = _session(self._limits, 0.0)
-        kept = _session(self._limits, self._limits.kept_open_s)
+        session = _session(self._limits, aiohttp.TCPConnector(limit=0, force_close=True))
+        kept = _session(self._limits, KeptConnector(self._limits.kept_open_s))
         link = EngineLink(self._engine_url, self._adapters, session, self._limits)
         self._shared = Shared(link, session, kept, self._limits, Room(self._limits))
         server = web.Server(
@@ -192,7 +193,7 @@ class ProxyServer:
             try:
                 return await pass_through(shared.link, shared.session, request, client, engine, body)
             except EngineGoneError as gone:
-                shared.link.lost(engine, str(gone))
+                shared.lost(engine, str(gone))
                 sent += 1
                 if gone.sent or sent >= _PASSAGES:
                     shared.counts.failed[ENGINE_DIED] += 1
@@ -202,12 +203,7 @@ class ProxyServer:
         return None
 
 
-def _session(limits: Limits, kept_open_s: float) -> aiohttp.ClientSession:
-    """`kept_open_s`: for how long a connection waits for its next request; 0 for a new one each."""
-    if kept_open_s:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=kept_open_s)
-    else:
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+def _session(limits: Limits, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
