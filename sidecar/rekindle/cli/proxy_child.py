@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rekindle_plugins.contract.errors import RekindleError, UnavailableError
@@ -34,8 +34,10 @@ _MOST_TOLD = 8
 class ProxyChild:
     """One proxy, over any number of processes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, on_silent: Callable[[bool], None]) -> None:
+        """`on_silent`: told when the engine's server stops to answer requests that wait for it, and when it answers."""
         assert config.proxy is not None
+        self._on_silent = on_silent
         self._config = config
         self._route = config.proxy
         self._process: asyncio.subprocess.Process | None = None
@@ -116,14 +118,21 @@ class ProxyChild:
         argv += ["--log-json"] if self._config.log_json else []
         return argv + [part for folder in self._config.plugin_dirs for part in ("--plugin-dir", str(folder))]
 
+    def _hear(self, counts: Mapping[str, Any]) -> None:
+        was_silent, is_silent = self._counts.get("silent", False), counts.get("silent", False)
+        self._counts = counts
+        if was_silent != is_silent:
+            self._on_silent(is_silent)
+
     async def _keep(self, channel: socket.socket) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
             with channel:
                 while message := await _receive(channel):
-                    self._counts = message.get("counts", self._counts)
+                    self._hear(message.get("counts", self._counts))
                     pause_s = _FIRST_PAUSE_S
             self._channel = None
+            self._hear({**self._counts, "silent": False})
             assert self._process is not None
             code = await self._process.wait()
             LOG.warning("proxy ended", extra={"code": code, "restart_in_s": pause_s})

@@ -272,6 +272,16 @@ class Keeper:
         self.refused[error.code] += 1
         log.warning("event=refused code=%s error=%s", error.code, error)
 
+    def tell_silent(self, is_silent: bool) -> None:
+        """The server that the stream proxy talks to leaves everything without an answer, or answers again.
+
+        Whose server it is, is known only where one engine is attached: of several, none is held responsible.
+        """
+        engines = list(self._engines.values())
+        for engine in engines:
+            if engine.watch is not None:
+                engine.watch.told_silent(is_silent and len(engines) == 1)
+
     # -- status ------------------------------------------------------------------------------------------------
 
     @property

@@ -7,6 +7,8 @@
 Whoever had a broken connection reports it, and waits for another life of the engine. Only the engine's health decides
 that it is away for everybody: one request that makes a living engine hang up must not stop the others. It has to be
 well for a while, because a server may outlive its engine by moments, and say so.
+
+A server that takes requests and says nothing, not even whether it is well, breaks no connection: ``is_silent`` tells.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +59,22 @@ class EngineLink:
         self._generation = 0
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._outstanding = 0
+        self._heard_s = 0.0
         self.deaths = 0
+        self.is_silent = False
+        """Requests wait for the engine, and its server leaves them, and questions for its health, without an answer."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._search(), name="engine-search")
+        self._listening = asyncio.create_task(self._listen(), name="engine-listen")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._listening) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def told(self, serving: Sequence[tuple[str, Mapping[str, Any] | None]]) -> None:
         """What the engines that are attached to the sidecar tell of their servers, each with its plugin's name.
@@ -106,6 +116,33 @@ class EngineLink:
             except asyncio.TimeoutError:
                 raise UnavailableError("wait for", "the engine", f"none within {timeout_s:g} s") from None
         return self._engine
+
+    @contextmanager
+    def awaiting(self) -> Iterator[None]:
+        """While a request is the engine's to answer."""
+        self._outstanding += 1
+        try:
+            yield
+        finally:
+            self._outstanding -= 1
+
+    def heard(self) -> None:
+        """It has said something. Not everything has to be told: where in doubt, it is asked."""
+        self._heard_s = time.monotonic()
+
+    async def _listen(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.quiet_s)
+            engine, began_s = self._engine, time.monotonic()
+            is_quiet = began_s - self._heard_s >= self._limits.quiet_s
+            if engine is None or not self._outstanding or not is_quiet:
+                self.is_silent = False
+                continue
+            path = next(iter(self._by_health_path()))
+            answer = await self._ask(EngineRequest(path, method="GET"))
+            # A refused connection is no silence: that engine is gone, and comes back.
+            is_mute = answer.status == 0 and time.monotonic() - began_s >= self._limits.health_s
+            self.is_silent = is_mute and self.is_sound(engine) and self._heard_s < began_s
 
     def lost(self, engine: Engine, problem: str) -> bool:
         """A connection to that life of it broke. Told by everybody who had one; whether this is the first one."""

@@ -229,12 +229,15 @@ class Exchange:
         """Raises EngineGoneError, LedNowhereError, _StaleError, aiohttp.ClientConnectorError."""
         raw_path = call.path + self._query() if call.path == self._request.path else call.path
         connected = False
+        link = self._shared.link
         try:
-            async with session.request(
-                "POST", self._shared.link.url(raw_path), data=call.body, headers=self._headers, allow_redirects=False
-            ) as answer:
-                connected = self._was_sent = True
-                await self._read(engine, answer)
+            with link.awaiting():
+                async with session.request(
+                    "POST", link.url(raw_path), data=call.body, headers=self._headers, allow_redirects=False
+                ) as answer:
+                    connected = self._was_sent = True
+                    link.heard()
+                    await self._read(engine, answer)
         except aiohttp.ClientConnectorError:
             raise
         except ENGINE_ERRORS as error:
@@ -330,6 +333,7 @@ class Exchange:
 
     def _account(self) -> None:
         conversation = self._conversation
+        self._shared.link.heard()
         if conversation.journal_bytes > self._shared.limits.journal_bytes:
             self._shared.counts.unprotected["journal"] += 1
             conversation.forget()

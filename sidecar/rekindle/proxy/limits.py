@@ -43,6 +43,8 @@ class Limits:
     """For an answer's end behind its last event: the connection is kept when it comes, and closed when not."""
     health_s: float = 2.0
     """For one answer of an engine's health endpoint."""
+    quiet_s: float = 1.0
+    """An engine that requests wait for, and that says nothing for so long, is asked whether it is well."""
     question_s: float = 30.0
     """For an answer to one of a dialect's questions: a fresh engine's first step can be slow, and who does not answer
     is not continued as well as could be."""

@@ -108,6 +108,7 @@ class ProxyServer:
         counts.waiting = self._shared.room.waiting
         counts.engine_deaths = self._shared.link.deaths
         counts.suspects = self._shared.suspects.count
+        counts.silent = self._shared.link.is_silent
         return counts
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
