@@ -13,7 +13,7 @@ from rekindle.proxy.limits import PROGRESS_TOKENS
 
 STREAMS = 8
 STILL = PROGRESS_TOKENS + 1
-KILL_S = 8.0
+KILL_S = 60.0
 
 
 @pytest.fixture
