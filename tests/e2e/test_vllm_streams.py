@@ -15,7 +15,9 @@ from vllm_driving import ANSWER_S, Launcher, VllmEngine, VllmPod, free_port
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 WAIT_S = 400.0
-TOKENS = 160
+TOKENS = 300
+SOME, MANY = 20, TOKENS - 120
+"""Killed when all have some tokens, or when one has so many: on a busy machine some begin when others are far on."""
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": TOKENS}
 SHAPES: list[dict[str, Any]] = [
     GREEDY,
@@ -114,6 +116,11 @@ class Chat:
         }
 
 
+def _are_far_on(chats: list[Chat]) -> bool:
+    counts = [len(chat.tokens) for chat in chats if not chat.error]
+    return all(count >= SOME for count in counts) or max(counts) >= MANY
+
+
 @pytest.fixture
 def proxied(launcher: Launcher, llama: Path) -> Iterator[tuple[VllmEngine, int, VllmPod]]:
     """An engine that is yet to be started, and the proxy's port."""
@@ -150,10 +157,11 @@ def test_chats_of_the_official_client_live_through_a_kill_and_another_one_during
 
     asking = threading.Thread(target=ask_whole, daemon=True)
     asking.start()
-    until("some tokens of all", lambda: all(len(c.tokens) >= 20 or c.error for c in chats), ANSWER_S)
+    until("some tokens", lambda: _are_far_on(chats), ANSWER_S)
+    engine.freeze()
     engine.kill()
     seen = [len(chat.tokens) for chat in chats]
-    assert all(20 <= count < TOKENS for count in seen), f"it was to be killed in the middle: {seen}"
+    assert max(seen) < TOKENS, f"it was to be killed in the middle: {seen}"
     engine.start()
     until("an answer to go on", lambda: any(len(c.tokens) > n for c, n in zip(chats, seen, strict=True)), ANSWER_S)
     engine.kill()
@@ -165,8 +173,8 @@ def test_chats_of_the_official_client_live_through_a_kill_and_another_one_during
         assert set(answer.model_dump()) == set(want.model_dump())
         assert answer.usage.completion_tokens == want.usage.completion_tokens
     log = pod.sidecar.output()
-    assert log.count("way=continue") >= 8
-    assert log.count("way=replay") >= 8
+    assert log.count("way=continue") >= sum(count > 0 for count in seen[:4])
+    assert log.count("way=replay") >= sum(count > 0 for count in seen[4:])
     assert "way=impossible" not in log
 
 
@@ -192,10 +200,14 @@ def test_thoughts_and_tool_calls_are_replayed_by_an_engine_that_parses_them(
             assert seen["calls"][0]["name"] == "note"
             assert seen["calls"][0]["arguments"].startswith("{")
         chats = [Chat(port, number, "proxy", shape, said) for number, (said, shape) in enumerate(PARSED)]
-        until("some tokens of all", lambda: all(len(c.tokens) >= 20 or c.error for c in chats), ANSWER_S)
+        until("some tokens", lambda: _are_far_on(chats), ANSWER_S)
+        engine.freeze()
         engine.kill()
-        assert any(chat.thread.is_alive() for chat in chats), "it was to be killed in the middle"
+        # The calls end where their grammar does; the thought and the answer go on to the limit.
+        begun = [len(chat.tokens) for chat in chats[:2] if chat.tokens]
+        assert begun, "it was to be killed in the middle"
+        assert max(begun) < TOKENS, "it was to be killed in the middle"
         engine.start()
         assert [chat.finished() for chat in chats] == expected
-        assert pod.sidecar.output().count("way=replay") >= 1
+        assert pod.sidecar.output().count("way=replay") >= len(begun)
         assert "way=impossible" not in pod.sidecar.output()
