@@ -1,4 +1,4 @@
-"""Makes a small model on disk: `python make_model.py FOLDER [--seed S] [--hidden H] [--layers L] [--kind KIND]`.
+"""Makes a small model on disk: `python make_model.py FOLDER [--seed S] [--hidden H] [--layers L] [--kind K] …`.
 
 Runs in the engine's environment (transformers, tokenizers). No model hub is reachable in tests, so weights are random
 and seeded. They are scaled up, so that greedy answers differ from prompt to prompt and do not repeat one token.
@@ -18,13 +18,14 @@ VOCABULARY = 2048
 CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
 
 
-def make_tokenizer(folder: Path) -> None:
+def make_tokenizer(folder: Path, thinks: bool) -> None:
+    """`thinks`: with the words around a thought that parsers of reasoning look for."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
     tokenizer.decoder = decoders.ByteLevel()
     # All bytes: some answers then have characters that are spread over tokens, and bytes that are none.
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<unk>", "<s>", "</s>"]
+    special = ["<unk>", "<s>", "</s>", *(["<think>", "</think>"] if thinks else [])]
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
     text = [" ".join(chr(97 + (i * j) % 26) * (1 + (i + j) % 4) for j in range(200)) for i in range(400)]
     tokenizer.train_from_iterator(text, trainer)
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--kind", choices=["llama", "gemma", "mistral", "adapter"], default="llama")
+    parser.add_argument("--thinks", action="store_true")
     parser.add_argument("--base", type=Path)
     args = parser.parse_args()
     if args.kind == "adapter":
@@ -143,7 +145,7 @@ def main() -> None:
         return
     make = {"llama": make_llama, "gemma": make_gemma, "mistral": make_mistral}[args.kind]
     make(args.folder, args.seed, args.hidden, args.layers)
-    make_tokenizer(args.folder)
+    make_tokenizer(args.folder, args.thinks)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from driving.nano import PLUGIN, NanoEngine
 from driving.pod import Pod
 from driving.polling import until
 
-ANSWER_S = 60.0
+ANSWER_S = 100.0
 
 
 def free_port() -> int:
@@ -120,7 +120,7 @@ class Proxied:
         self.pod.sidecar.start()
         if engine:
             self.engine.start()
-            self.ask("GET", "/v1/models")  # answered when the proxy has found it
+            until("the proxy to find the engine", lambda: self.ask("GET", "/v1/models")[0] == 200, ANSWER_S)
         return self
 
     def stream(self, prompt: Sequence[int] | str, max_tokens: int = 32, **fields: Any) -> StreamClient:

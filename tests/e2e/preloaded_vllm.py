@@ -76,9 +76,10 @@ def preload() -> None:
     os.register_at_fork(after_in_child=die_with_parent)
 
 
-def become_engine(order: dict) -> None:
-    """In the child. Returns when the engine has ended."""
+def become_engine(order: dict, ready: int) -> None:
+    """In the child. Closes `ready` when it leads its session. Returns when the engine has ended."""
     os.setsid()
+    os.close(ready)
     if order["shm_bytes"]:
         mount_own_shm(order["shm_bytes"])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -107,16 +108,21 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the engines: the kernel takes them away
     print("ready", flush=True)
     for line in sys.stdin:
+        leads, ready = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                become_engine(json.loads(line))
+                os.close(leads)
+                become_engine(json.loads(line), ready)
             except SystemExit as end:
                 os._exit(end.code if isinstance(end.code, int) else 1)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
                 os._exit(1)
             os._exit(0)
+        os.close(ready)
+        os.read(leads, 1)  # its end: who looks for the session's members now finds the leader
+        os.close(leads)
         print(pid, flush=True)
 
 

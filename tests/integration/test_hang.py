@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from driving import NanoEngine, Pod, Reference, Sidecar, until
+from driving import NanoEngine, Pod, Proxied, Reference, Sidecar, until
 from driving.reference import prompt
 from nano_engine.client import Completion
 
@@ -124,6 +124,24 @@ def test_an_idle_engine_that_is_stopped_raises_no_alarm(watched: Pod, reference:
     engine.thaw()
     assert engine.ask(prompt(50)).token_ids == reference.tokens(prompt(50))
     assert livez(watched.sidecar) == (200, [])
+
+
+def test_an_idle_engine_that_is_stopped_is_found_by_the_first_request_through_the_proxy(
+    make_pod: Callable[..., Pod], reference: Reference
+) -> None:
+    proxied = Proxied(make_pod, http=":0", hang_timeout=f"{TIMEOUT_S}s").start()
+    sidecar = proxied.pod.sidecar
+    proxied.engine.ask(prompt(20), WARM_UP_TOKENS)
+    sidecar.when("the engine to be idle", lambda s: s.engines and not s.engines[0].outstanding)
+    proxied.engine.freeze()
+    never_hung_for(sidecar, 2 * TIMEOUT_S)
+    client = proxied.stream(prompt(50), 20)
+    text = until("the hang to be told of", lambda: " ".join(livez(sidecar)[1]), 60.0)
+    assert text.endswith("and its server does not answer")
+    assert livez(sidecar)[0] == 503
+    proxied.engine.thaw()
+    assert client.finished().text == bytes(reference.tokens(prompt(50), 20)).decode()
+    until("the alarm to end", lambda: livez(sidecar) == (200, []), 60.0)
 
 
 def test_a_sidecar_that_was_stopped_for_longer_blames_nobody(watched: Pod) -> None:

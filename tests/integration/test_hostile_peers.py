@@ -191,6 +191,8 @@ def test_a_leader_with_wrong_descriptors_is_refused(
         ({"purge": "all"}, "protocol"),
         ({"purge": [{}]}, "identity"),
         ({"generation": -1}, "protocol"),
+        ({"serving": [1]}, "protocol"),
+        ({"serving": {"a": "x" * 5000}}, "protocol"),
         ({"role": "king"}, "protocol"),
         ({"instance": ""}, "protocol"),
         ({"instance": "a\nb"}, "protocol"),

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture
 def supervised() -> Iterator[Supervised]:
-    with Supervised(hang_timeout="1s", grace="2") as supervised:
+    with Supervised(hang_timeout="3s", grace="2") as supervised:
         yield supervised
 
 
@@ -30,7 +30,7 @@ def test_an_engine_that_hangs_is_ended_and_the_next_one_has_its_pages(
     supervised.start()
     engine = supervised.engine()
     question = prompt(300)
-    with engine.stream(question, 2000) as stream:
+    with engine.stream(question, 3000) as stream:
         for _ in stream:
             if len(stream.token_ids) >= 60:
                 break
@@ -60,7 +60,7 @@ def test_another_engine_of_the_same_sidecar_is_not_ended_for_a_hang_that_is_not_
 ) -> None:
     supervised.start()
     engine = supervised.engine()
-    with Supervised(hang_timeout="1s") as second:
+    with Supervised(hang_timeout="3s") as second:
         second.directory.joinpath("run").symlink_to(supervised.directory / "run")
         second.start()
         other = second.engine()

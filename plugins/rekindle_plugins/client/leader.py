@@ -15,7 +15,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,8 @@ class LeaderConfig:
     handshake_timeout_s: float = 2.0
     fill_timeout_s: float = 5.0
     journal_records: int = 8192
+    serving: Mapping[str, Any] | None = None
+    """For the plugin's dialect (`Dialect.told`): what no answer over HTTP tells of the server. JSON, up to 4 KiB."""
 
 
 @dataclass(frozen=True)
@@ -366,6 +368,7 @@ class Leader:
             "group_tokens": list(config.group_tokens),
             "purge": [dict(told.fields) for told in void],
             "fills_in_flight": self.fills.outstanding,
+            "serving": config.serving,
         }
         return fields, (self._journal.fd, self.fence.fd, self._wake)
 

@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rekindle_plugins.contract.errors import RekindleError
 
@@ -136,7 +136,7 @@ class Conversation(ABC):
 
 
 class Dialect(ABC):
-    """One engine's HTTP. Stateless but for what `learn` found out."""
+    """One engine's HTTP. Stateless but for what `learn` found out and `told` was given."""
 
     model_list_path: ClassVar[str] = "/v1/models"
 
@@ -151,6 +151,14 @@ class Dialect(ABC):
     def learn(self, answers: Sequence[EngineAnswer]) -> Dialect:
         """A dialect that knows this engine. `answers`: to the questions, in their order."""
         return self
+
+    def told(self, serving: Mapping[str, Any] | None) -> None:
+        """What the engine's shim tells of its server (`client.LeaderConfig.serving`); None: nobody tells anything.
+
+        Called for what `learn` gave, before the first request and whenever it changes. Not checked: it comes from the
+        engine's process. Never raises.
+        """
+        return
 
     @abstractmethod
     def understands(self, path: str) -> bool:

@@ -25,6 +25,9 @@ process that owns a region). They find each other by `instance`, which is new wi
     requests which request began which chain (to a
              sidecar of minor 1 or higher only)
 
+A leader's hello may say more than it must: `serving` is an object for its plugin's dialect (`dialect.Dialect.told`),
+which the keeper hands on unread. A sidecar that does not know it ignores it.
+
 The lifeline is one end of a socket pair whose other end only that copier holds; one byte sent on it asks the copier to
 go. That the copier is gone and can no longer write into the engine's pages is proved by its pidfd. The lifeline's end
 alone (from a sidecar that sends no pidfd) proves it for ordinary memory, not for a GPU's.

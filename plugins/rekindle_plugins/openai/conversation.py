@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rekindle_plugins.contract.dialect import (
@@ -21,7 +22,8 @@ from rekindle_plugins.contract.dialect import (
 from rekindle_plugins.openai import chunks
 from rekindle_plugins.openai.continuation import chat_choice, continued_fields, continued_usage
 from rekindle_plugins.openai.delivered import Again, Cut, Delivered
-from rekindle_plugins.openai.fields import Plan
+from rekindle_plugins.openai.fields import Plan, plan
+from rekindle_plugins.openai.server_settings import ServerSettings
 
 if TYPE_CHECKING:
     from rekindle_plugins.openai.dialect import OpenAiDialect
@@ -38,6 +40,26 @@ class Wishes:
     usage: bool
 
 
+class Planner:
+    """Plans when it is asked to, once. `server`: of the engine that the request was sent to first."""
+
+    def __init__(
+        self, fields: Mapping[str, Any], is_chat: bool, samples: bool, has_seed: bool, server: ServerSettings | None
+    ) -> None:
+        self.server = server
+        self._fields, self._is_chat, self._samples, self._has_seed = fields, is_chat, samples, has_seed
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan(
+            self._fields,
+            is_chat=self._is_chat,
+            samples=self._samples,
+            has_seed=self._has_seed,
+            server=self.server,
+        )
+
+
 class OpenAiConversation(Conversation):
     """Fed by the proxy, event by event. See `contract.dialect` for what is expected of it."""
 
@@ -47,13 +69,13 @@ class OpenAiConversation(Conversation):
         path: str,
         fields: Mapping[str, Any],
         sent: EngineRequest,
-        plan: Plan,
+        planner: Planner,
         wishes: Wishes,
         engine_streams: bool,
     ) -> None:
         self.client_streams = wishes.stream
         self.engine_streams = engine_streams
-        self.plan = plan
+        self._planner = planner
         self._dialect = dialect
         self._path = path
         self._is_chat = path == dialect.quirks.chat_path
@@ -81,6 +103,10 @@ class OpenAiConversation(Conversation):
         """Of the choice that finished: what its last chunk said besides."""
         self.token_count = 0
         self.journal_bytes = len(self._sent.body)
+
+    @property
+    def plan(self) -> Plan:
+        return self._planner.plan
 
     def request(self) -> EngineRequest:
         return self._sent
@@ -276,12 +302,15 @@ class OpenAiConversation(Conversation):
             return None
         if not getattr(dialect, "continues_chat", False) and self._is_chat:
             return None
+        server = self._planner.server
+        if server is None or getattr(dialect, "server", None) != server:
+            return None  # the fresh engine's server sets something else, or has not told
         if set(seen.channels) - {self._main}:
             self._close("what the model wrote is parsed as a whole", Way.CONTINUE)
             return None
         holds_back = self._dialect.quirks.holds_text_back
         cut = seen.best_cut() if holds_back else Cut(len(seen.tokens), seen.text_count)
-        limit = self._dialect.token_limit(self._fields)
+        limit = self._dialect.token_limit(self._fields, len(self._prompt), self._is_chat, server)
         if not 0 < cut.tokens < limit:
             return None
         self._base = cut.tokens

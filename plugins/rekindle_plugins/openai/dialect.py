@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from rekindle_plugins.contract.dialect import Conversation, Dialect, EngineRequest, Way
 from rekindle_plugins.openai import chunks
-from rekindle_plugins.openai.conversation import OpenAiConversation, Wishes
-from rekindle_plugins.openai.fields import is_count, plan
+from rekindle_plugins.openai.conversation import OpenAiConversation, Planner, Wishes
+from rekindle_plugins.openai.fields import asked_tokens, is_count
+from rekindle_plugins.openai.server_settings import NOTHING_SET, ServerSettings
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class OpenAiDialect(Dialect):
     quirks: ClassVar[Quirks] = Quirks()
     continues_chat: bool = False
     """A chat's answer is nothing but the model's text, so that its rest can be asked for as a completion."""
+    server: ServerSettings | None = NOTHING_SET
+    """What this engine's server sets for all requests; None where nobody has told."""
 
     def understands(self, path: str) -> bool:
         return path in (self.quirks.completion_path, self.quirks.chat_path)
@@ -63,16 +66,12 @@ class OpenAiDialect(Dialect):
         quirks = self.quirks
         wants_stream = bool(fields.get("stream"))
         samples = quirks.samples and not (fields.get("temperature") == 0 and fields["temperature"] is not False)
-        found = plan(
-            fields,
-            is_chat=path == quirks.chat_path,
-            samples=samples,
-            has_seed=quirks.repeats_seeds,
-        )
+        planner = Planner(fields, path == quirks.chat_path, samples, quirks.repeats_seeds, self.server)
         sent = dict(fields)
         if samples and quirks.repeats_seeds and fields.get("seed") is None:
             sent["seed"] = seed
-        engine_streams = wants_stream or found.way is Way.CONTINUE
+        # The plan of a stream can wait: most never need one.
+        engine_streams = wants_stream or planner.plan.way is Way.CONTINUE
         if engine_streams:
             sent["return_token_ids"] = True
             sent["stream"] = True
@@ -84,13 +83,14 @@ class OpenAiDialect(Dialect):
             usage=bool(options.get("include_usage")) or quirks.always_tells_usage,
         )
         request = EngineRequest(path, chunks.dump(sent) if engine_streams else body)
-        return OpenAiConversation(self, path, fields, request, found, wishes, engine_streams)
+        return OpenAiConversation(self, path, fields, request, planner, wishes, engine_streams)
 
-    def token_limit(self, fields: Mapping[str, Any]) -> int:
+    def token_limit(self, fields: Mapping[str, Any], prompt_tokens: int, is_chat: bool, server: ServerSettings) -> int:
         """How many tokens the answer may have; 0 where that is not known."""
-        limit = fields.get("max_completion_tokens")
-        limit = fields.get("max_tokens", self.quirks.default_max_tokens) if limit is None else limit
-        return int(limit) if is_count(limit) else 0
+        asked = asked_tokens(fields) if is_chat else fields.get("max_tokens", self.quirks.default_max_tokens)
+        if asked is not None and not is_count(asked):
+            return 0
+        return server.limit(asked, prompt_tokens) or 0
 
     def whole(
         self,

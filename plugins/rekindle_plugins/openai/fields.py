@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rekindle_plugins.contract.dialect import Way
+from rekindle_plugins.openai.server_settings import NOTHING_SET, ServerSettings
 
 UNSEEN = "it has no seed and is sampled: no other engine would draw the same tokens"
 
@@ -116,8 +117,18 @@ class Plan:
     reason: str = ""
 
 
-def plan(fields: Mapping[str, Any], *, is_chat: bool, samples: bool, has_seed: bool) -> Plan:
-    """`samples`: the engine may draw tokens for this request. `has_seed`: the same seed draws the same ones again."""
+def plan(
+    fields: Mapping[str, Any],
+    *,
+    is_chat: bool,
+    samples: bool,
+    has_seed: bool,
+    server: ServerSettings | None = NOTHING_SET,
+) -> Plan:
+    """`samples`: the engine may draw tokens for this request. `has_seed`: the same seed draws the same ones again.
+
+    `server`: what the server sets for all requests; None where that is not known.
+    """
     worst = Plan(Way.CONTINUE)
     for name, value in fields.items():
         found = _judge(name, value)
@@ -131,7 +142,20 @@ def plan(fields: Mapping[str, Any], *, is_chat: bool, samples: bool, has_seed: b
         return worst
     if samples:
         return Plan(Way.REPLAY, "the noise of a seed begins anew with every request")
-    return _judge_prompt(fields, is_chat)
+    return _judge_server(fields, server) or _judge_prompt(fields, is_chat, server or NOTHING_SET)
+
+
+def _judge_server(fields: Mapping[str, Any], server: ServerSettings | None) -> Plan | None:
+    """None where nothing that the server sets stands in the way. `fields` can be continued themselves."""
+    if server is None:
+        return Plan(Way.REPLAY, "nobody has told what the server sets for all requests")
+    if server.has_logits_processors:
+        return Plan(Way.REPLAY, "the server has logits processors of its own")
+    for name, value in server.fill_in(fields).items():
+        found = _judge(name, value)
+        if found.way is not Way.CONTINUE:
+            return Plan(Way.REPLAY, f"{found.reason}; the server sets it")
+    return None
 
 
 def _judge(name: str, value: Any) -> Plan:
@@ -146,13 +170,17 @@ def _judge(name: str, value: Any) -> Plan:
     return Plan(rule.way, f"{name}: {rule.reason}")
 
 
-def _judge_prompt(fields: Mapping[str, Any], is_chat: bool) -> Plan:
+def _judge_prompt(fields: Mapping[str, Any], is_chat: bool, server: ServerSettings) -> Plan:
     if is_chat:
-        if not is_count(fields.get("max_completion_tokens", fields.get("max_tokens"))):
-            return Plan(Way.REPLAY, "max_tokens: without it the engine's own limit holds, which it does not tell")
+        asked = asked_tokens(fields)
+        is_known = is_count(asked) or (asked is None and server.context_tokens is not None)
+        if not is_known or (asked is None and fields.get("truncate_prompt_tokens") is not None):
+            return Plan(Way.REPLAY, "max_tokens: without it the engine's own limit holds, which is not known")
         if not all(_is_text(message) for message in fields.get("messages") or ()):
             return Plan(Way.REPLAY, "messages: images and sounds are not tokens of the prompt")
         return Plan(Way.CONTINUE)
+    if fields.get("max_completion_tokens") is not None:
+        return Plan(Way.REPLAY, "max_completion_tokens: it is a chat's")
     prompt = fields.get("prompt")
     if isinstance(prompt, str) or (isinstance(prompt, Sequence) and prompt and all(map(is_count, prompt))):
         return Plan(Way.CONTINUE)
@@ -164,6 +192,12 @@ def _is_text(message: Any) -> bool:
     if isinstance(content, list):
         return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
     return content is None or isinstance(content, str)
+
+
+def asked_tokens(fields: Mapping[str, Any]) -> Any:
+    """What a chat asks for as its longest answer, as it is; None where it does not."""
+    newer = fields.get("max_completion_tokens")
+    return fields.get("max_tokens") if newer is None else newer
 
 
 def is_count(value: Any) -> bool:

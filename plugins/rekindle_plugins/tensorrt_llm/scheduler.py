@@ -81,7 +81,7 @@ class LeaderShim(Shim):
         self._page_tokens = pool.group.page_tokens
         identity = identity_of(self._args, engine_version, self._page_tokens, pool.part_bytes)
 
-        def config(instance: str, page_count: int, **more: int) -> LeaderConfig:
+        def config(instance: str, page_count: int, **more: Any) -> LeaderConfig:
             tokens, path = (self._page_tokens,), self._settings.attach_path
             return LeaderConfig(
                 path, instance, INFO, engine_version, identity, page_count, tokens, self._world_size, **more

@@ -4,6 +4,9 @@ A chat is continued as a completion of its prompt's and answer's tokens, which i
 parser between the model's text and the answer. Two questions to a fresh engine find that out: `tool_choice: auto` is
 refused before anything is computed where there is no tool parser, and the usage of one token names reasoning tokens
 where there is a reasoning parser.
+
+What the server sets for requests that are silent about it (the model's generation_config.json, or
+`--override-generation-config`) is told by the shim: see `vllm.serving`. Until it is, nothing is continued.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, ClassVar
 
 from rekindle_plugins.contract.dialect import Dialect, EngineAnswer, EngineRequest
 from rekindle_plugins.openai import OpenAiDialect, Quirks, chunks
+from rekindle_plugins.openai.server_settings import ServerSettings
 
 DEAD = b"EngineCore encountered an issue"
 """Of vllm.v1.engine.exceptions.EngineDeadError: the API server outlives its engine for a moment."""
@@ -32,6 +36,8 @@ class VllmDialect(OpenAiDialect):
 
     quirks: ClassVar[Quirks] = Quirks(repeats_seeds=True, absent_ids_are_null=True)
 
+    server: ServerSettings | None = None
+
     def recognises(self, models: bytes) -> bool:
         return bool(_models(models))
 
@@ -47,6 +53,9 @@ class VllmDialect(OpenAiDialect):
         no_tools = refused.status == 400 and NO_TOOL_PARSER in refused.body
         known.continues_chat = no_tools and plain.status == 200 and _is_plain(plain.body)
         return known
+
+    def told(self, serving: Mapping[str, Any] | None) -> None:
+        self.server = ServerSettings.of(serving)
 
     def says_dying(self, answer: EngineAnswer) -> bool:
         return answer.status >= 500 and DEAD in answer.body

@@ -32,6 +32,7 @@ from rekindle_plugins.vllm.keys import Keys, flags, tokens_of
 from rekindle_plugins.vllm.loads import Loads
 from rekindle_plugins.vllm.messages import StepDone, StepPlan
 from rekindle_plugins.vllm.plugin import INFO
+from rekindle_plugins.vllm.serving import serving_of
 from rekindle_plugins.vllm.settings import Settings
 from rekindle_plugins.vllm.support import UnsupportedError, check_parallel, groups_of
 from rekindle_plugins.vllm.tables import NULL_BLOCK, RequestTable
@@ -95,6 +96,7 @@ class SchedulerShim(Shim):
                 self._block_count,
                 tuple(group.block_size for group in self._groups),
                 self._world_size,
+                serving=serving_of(self._config),
             ),
             self._log,
         )

@@ -1,6 +1,7 @@
 """The proxy's process: ``python -m rekindle.cli.proxy``, started by ``cli.proxy_child`` with a socket to its sidecar.
 
-The socket carries JSON lines: where it listens, then its counts once a second. Its end is the sidecar's end. On SIGTERM
+The socket carries JSON: where it listens, then its counts once a second; and what the attached engines tell of their
+servers, whenever that changes. Its end is the sidecar's end. On SIGTERM
 everybody is hung up on. When the sidecar has just gone, nobody new is let in, so that the next one's proxy gets the
 port, and the streams that are there are brought to their end, for up to ``_ORPHAN_S``.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -30,6 +32,7 @@ from rekindle.proxy.server import ProxyServer
 LOG = logging.getLogger("rekindle.proxy")
 
 _TELL_S = 1.0
+_PACKET_BYTES = 1 << 20
 _ORPHAN_S = 900.0
 _ORPHAN_POLL_S = 0.1
 
@@ -40,6 +43,9 @@ def main() -> int:
 
     order = _parse()
     logs.set_up(order.log_level, order.log_json)
+    # What the imports left is never garbage, and streams leave no cycles: to look for them seldom is enough.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     code: int = uvloop.run(_run(order))
     return code
 
@@ -98,17 +104,25 @@ def _on_sigterm() -> asyncio.Future[None]:
 
 
 async def _keep_telling(sidecar: socket.socket, server: ProxyServer) -> None:
-    """Ends with the sidecar. It has nothing to say to us, so whatever can be read is its end."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.create_task(loop.sock_recv(sidecar, 1))
+    """Ends with the sidecar."""
+    hearing = asyncio.create_task(_keep_hearing(sidecar, server))
     told: Any = None
-    while not ended.done():
+    while not hearing.done():
         counts = server.counts.to_json()
         if counts != told:
             told = counts
             _tell(sidecar, {"counts": counts})
-        await asyncio.wait((ended,), timeout=_TELL_S)
-    ended.exception()
+        await asyncio.wait((hearing,), timeout=_TELL_S)
+    hearing.result()
+
+
+async def _keep_hearing(sidecar: socket.socket, server: ProxyServer) -> None:
+    """Ends with the sidecar, and with what it knew of the engines."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):
+        while packet := await loop.sock_recv(sidecar, _PACKET_BYTES):
+            server.told([(plugin, serving) for plugin, serving in json.loads(packet)["serving"]])
+    server.told(())
 
 
 def _tell(sidecar: socket.socket, message: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The stream proxy as a child of ``rekindle serve``: started with it, restarted when it dies, stopped with it.
 
-Runs on the keeper's event loop and does next to nothing there: one small packet a second is read.
+Runs on the keeper's event loop and does next to nothing there: one small packet a second is read, and one is sent when
+an engine comes or goes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rekindle_plugins.contract.errors import RekindleError, UnavailableError
@@ -26,23 +27,38 @@ _START_S = 20.0
 _STOP_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _PACKET_BYTES = 1 << 16
+_MOST_TOLD = 8
+"""A packet has to hold them."""
 
 
 class ProxyChild:
     """One proxy, over any number of processes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, on_silent: Callable[[bool], None]) -> None:
+        """`on_silent`: told when the engine's server stops to answer requests that wait for it, and when it answers."""
         assert config.proxy is not None
+        self._on_silent = on_silent
         self._config = config
         self._route = config.proxy
         self._process: asyncio.subprocess.Process | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._address: HttpAddress | None = None
         self._counts: Mapping[str, Any] = {}
+        self._channel: socket.socket | None = None
+        self._serving: Sequence[tuple[str, Mapping[str, Any] | None]] = ()
 
     def told(self) -> Mapping[str, Any]:
         """The living process's last word: ``proxy.counts.Counts`` as JSON. Empty before the first one."""
         return self._counts
+
+    def tell(self, serving: Sequence[tuple[str, Mapping[str, Any] | None]]) -> None:
+        """What the attached engines tell of their servers: plugin and `client.LeaderConfig.serving` of each."""
+        # Engines that say the same are told of once, and of very many different ones it is enough that they differ.
+        distinct = [told for index, told in enumerate(serving) if told not in serving[:index]]
+        self._serving = distinct[:_MOST_TOLD]
+        if self._channel is not None:
+            with contextlib.suppress(OSError):  # a proxy that dies: the next one is told
+                self._channel.send(json.dumps({"serving": [list(told) for told in self._serving]}).encode())
 
     async def start(self) -> None:
         """Returns when it listens.
@@ -89,6 +105,8 @@ class ProxyChild:
             raise UnavailableError("start", "the stream proxy", f"it ended with {self._process.returncode}")
         self._address = HttpAddress(*first["listening"])
         LOG.info("proxy started", extra={"pid": self._process.pid, "port": self._address.port})
+        self._channel = ours
+        self.tell(self._serving)
         return ours
 
     def _command(self, fd: int) -> list[str]:
@@ -100,13 +118,21 @@ class ProxyChild:
         argv += ["--log-json"] if self._config.log_json else []
         return argv + [part for folder in self._config.plugin_dirs for part in ("--plugin-dir", str(folder))]
 
+    def _hear(self, counts: Mapping[str, Any]) -> None:
+        was_silent, is_silent = self._counts.get("silent", False), counts.get("silent", False)
+        self._counts = counts
+        if was_silent != is_silent:
+            self._on_silent(is_silent)
+
     async def _keep(self, channel: socket.socket) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
             with channel:
                 while message := await _receive(channel):
-                    self._counts = message.get("counts", self._counts)
+                    self._hear(message.get("counts", self._counts))
                     pause_s = _FIRST_PAUSE_S
+            self._channel = None
+            self._hear({**self._counts, "silent": False})
             assert self._process is not None
             code = await self._process.wait()
             LOG.warning("proxy ended", extra={"code": code, "restart_in_s": pause_s})

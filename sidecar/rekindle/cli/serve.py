@@ -63,9 +63,10 @@ async def serve_until_signalled(config: Config) -> None:
         if config.proxy is not None:
             from rekindle.cli.proxy_child import ProxyChild
 
-            proxy = ProxyChild(config)
+            proxy = ProxyChild(config, keeper.tell_silent)
             running.push_async_callback(proxy.stop)
             await proxy.start()  # before gRPC has threads, which do not like a fork
+            keeper.serving.tell(proxy.tell)
         admin = AdminServer(keeper, config.admin_socket)
         running.push_async_callback(admin.stop)
         await admin.start()

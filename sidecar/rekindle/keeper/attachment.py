@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ from rekindle.store.layout import PageGeometry
 
 MAX_WORLD_SIZE = 64
 MAX_PAGE_TOKENS = 1 << 14
+MAX_SERVING_BYTES = 4096
 
 
 @dataclass
@@ -45,6 +47,8 @@ class LeaderAttachment:
     journal: JournalReader
     fence: Fence
     wake_fd: int
+    serving: Mapping[str, Any] | None = None
+    """For the dialect of its plugin, unread; None where it tells nothing."""
 
     @staticmethod
     def of(peer: Peer, message: Message) -> LeaderAttachment:
@@ -65,6 +69,7 @@ class LeaderAttachment:
         if not isinstance(purge, list) or len(purge) > 64:
             raise ProtocolError("attach", peer.name, "purge is not a short list")
         purged = [Identity.from_json(entry) for entry in purge]
+        serving = read_serving(message, peer)
         journal_fd, fence_fd, wake_fd = message.fds
         if "[eventfd]" not in os.readlink(f"/proc/self/fd/{wake_fd}"):
             raise ProtocolError("attach", peer.name, "its wake-up is no eventfd")
@@ -75,7 +80,16 @@ class LeaderAttachment:
             fence = Fence.open(os.dup(fence_fd), page_count)
             undo.callback(fence.close)
             attachment = LeaderAttachment(
-                peer, identity, generation, purged, page_count, tuple(group_tokens), journal, fence, os.dup(wake_fd)
+                peer,
+                identity,
+                generation,
+                purged,
+                page_count,
+                tuple(group_tokens),
+                journal,
+                fence,
+                os.dup(wake_fd),
+                serving,
             )
             undo.pop_all()
             return attachment
@@ -143,6 +157,16 @@ class Hello:
         plugin = PluginInfo.from_json(message["plugin"])
         plugin.check("the sidecar")
         return Hello(instance, plugin, engine_version[:64], world_size)
+
+
+def read_serving(message: Message, peer: Peer) -> Mapping[str, Any] | None:
+    """What a leader tells its plugin's dialect. Raises ProtocolError for what is no small object."""
+    serving: Any = message.fields.get("serving")
+    if serving is None:
+        return None
+    if not isinstance(serving, dict) or len(json.dumps(serving)) > MAX_SERVING_BYTES:
+        raise ProtocolError("attach", peer.name, f"serving is no object of up to {MAX_SERVING_BYTES} bytes")
+    return serving
 
 
 def read_generation(message: Message, peer: Peer) -> int:

@@ -83,7 +83,7 @@ class Engine:
         self._gate = gate
         self._halves = Halves(hello)
         self._checkpoint: Checkpoint | None = None
-        self._watch: HangWatch | None = None
+        self.watch: HangWatch | None = None
         self._trial: Trial | None = None
         self._is_stopping = False
         self._resetting = asyncio.Lock()
@@ -152,7 +152,7 @@ class Engine:
         if self._lost_at:
             self._release_store()
             return
-        self._watch = watch = HangWatch(self.instance, leader.journal, self._config.hang_timeout_s)
+        self.watch = watch = HangWatch(self.instance, leader.journal, self._config.hang_timeout_s)
         self._checkpoint = Checkpoint(
             self.instance, leader, self.tally, watch.wake, self._committed, lambda: self.is_alive, self._gate
         )
@@ -400,8 +400,8 @@ class Engine:
         self._lost_at = time.monotonic()
         self._why_lost = reason
         log.warning("event=engine_lost instance=%s peer=%s reason=%r", self.instance, peer.name, reason)
-        if self._watch is not None:
-            self._watch.stop()
+        if self.watch is not None:
+            self.watch.stop()
         if self._trial is not None and not self._is_stopping:
             self._trial.ended(self._life(self._trial))
         for other in self.peers:
@@ -483,14 +483,14 @@ class Engine:
         return self.tally
 
     def status(self) -> EngineStatus:
-        if self._watch is not None:
-            self._watch.wake()
+        if self.watch is not None:
+            self.watch.wake()
         return engine_status(
             self.hello,
             self.state,
             None if self._released else self._leader,
             None if self._released else self._checkpoint,
-            self._watch,
+            self.watch,
             self.tally,
             ranks_attached=len(self._halves.ranks),
             identity=self.identity_name,

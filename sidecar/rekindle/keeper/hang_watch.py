@@ -2,13 +2,15 @@
 
 Runs on the keeper's event loop. The shim rings when work begins (`Leader.begin_step`, `Leader.tell_outstanding`); from
 then on a timer looks, until a look finds no work. Who asks for the status wakes it too, for plugins that do not ring.
-What a look means is `rekindle.lifecycle.hang`'s to say.
+What a look means is `rekindle.lifecycle.hang`'s to say. An engine that is stopped as a whole while it is idle cannot
+ring: then the stream proxy tells that its server leaves requests without an answer, which counts as work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from rekindle_plugins.contract.journal import JournalReader
 
@@ -27,6 +29,7 @@ class HangWatch:
         self._limits = HangLimits(floor_s)
         self._watched = Watched()
         self._was_hung = False
+        self._is_silent = False
         self._is_on = floor_s > 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -47,12 +50,18 @@ class HangWatch:
         return (
             f"it hangs: no step for {stalled_s:.1f} s (limit {allowed_s:.1f} s), "
             f"{beat.outstanding} requests outstanding, {under_way} steps under way"
+            f"{', and its server does not answer' if self._is_silent else ''}"
         )
 
     def wake(self) -> None:
         """There may be work. Cheap when the watch is on its way already."""
         if self._is_on and self._timer is None:
             self._look()
+
+    def told_silent(self, is_silent: bool) -> None:
+        """Whether its server leaves requests, and questions for its health, without an answer."""
+        self._is_silent = is_silent
+        self.wake()
 
     def stop(self) -> None:
         """The engine is gone: nothing hangs any more."""
@@ -64,7 +73,10 @@ class HangWatch:
 
     def _look(self) -> None:
         self._timer = None
-        self._watched = look(self._watched, self._loop.time(), self._journal.heartbeat(), self._limits)
+        beat = self._journal.heartbeat()
+        if self._is_silent and not beat.has_work:
+            beat = replace(beat, outstanding=1)
+        self._watched = look(self._watched, self._loop.time(), beat, self._limits)
         if self._watched.has_work:
             self._timer = self._loop.call_later(self._limits.look_every_s, self._look)
         is_hung = self.hung_s is not None

@@ -28,6 +28,7 @@ from rekindle.keeper.ledger import Ledger, backend_totals, copier_totals, summed
 from rekindle.keeper.operator import Operator
 from rekindle.keeper.peer import Peer
 from rekindle.keeper.reports import Reports
+from rekindle.keeper.serving import Serving, Told
 from rekindle.keeper.stores import Stores
 from rekindle.keeper.suspects import Suspects
 from rekindle.keeper.tally import Tally
@@ -51,6 +52,7 @@ class Keeper:
         self.config = config
         self.backends = backends
         self.refused: Counter[str] = Counter()
+        self.serving = Serving()
         self._engines: dict[str, Engine] = {}
         self._dying: set[Engine] = set()
         self._owners: dict[Peer, Engine] = {}
@@ -205,6 +207,8 @@ class Keeper:
             raise
         self._strangers.pop(peer).cancel()
         self._owners[peer] = engine
+        if leader is not None:
+            self.serving.came(hello.instance, Told(hello.plugin.name, leader.serving))
 
     def _forget_empty(self, instance: str) -> None:
         engine = self._engines.get(instance)
@@ -252,6 +256,7 @@ class Keeper:
         if self._engines.get(engine.instance) is engine:
             del self._engines[engine.instance]
             self._dying.add(engine)
+            self.serving.went(engine.instance)
         engine.peer_closed(peer, reason)
 
     def _engine_released(self, engine: Engine) -> None:
@@ -266,6 +271,16 @@ class Keeper:
     def _count_refusal(self, error: RekindleError) -> None:
         self.refused[error.code] += 1
         log.warning("event=refused code=%s error=%s", error.code, error)
+
+    def tell_silent(self, is_silent: bool) -> None:
+        """The server that the stream proxy talks to leaves everything without an answer, or answers again.
+
+        Whose server it is, is known only where one engine is attached: of several, none is held responsible.
+        """
+        engines = list(self._engines.values())
+        for engine in engines:
+            if engine.watch is not None:
+                engine.watch.told_silent(is_silent and len(engines) == 1)
 
     # -- status ------------------------------------------------------------------------------------------------
 

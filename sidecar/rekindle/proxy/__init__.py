@@ -9,6 +9,7 @@ old one still brings its streams to their end.
     sse          server-sent events out of bytes
     headers      what of a message is for the next hop only
     engine_link  is the engine there, since when, and which dialect does it speak
+    kept         connections to the engine that are used again
     suspects     which requests may go on after repeated crashes (pure)
     room         how many requests wait, and how much is kept of them
     exchange     one protected request: attempts, and what the client gets

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Counts:
-    """Totals since the process began, and three gauges."""
+    """Totals since the process began, and how it is now."""
 
     requests: int = 0
     protected: int = 0
@@ -23,6 +23,8 @@ class Counts:
     waiting: int = 0
     in_flight: int = 0
     suspects: int = 0
+    silent: bool = False
+    """The engine's server leaves requests without an answer; see `EngineLink.is_silent`."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -35,4 +37,5 @@ class Counts:
             "waiting": self.waiting,
             "in_flight": self.in_flight,
             "suspects": self.suspects,
+            "silent": self.silent,
         }

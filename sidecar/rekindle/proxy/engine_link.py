@@ -7,6 +7,8 @@
 Whoever had a broken connection reports it, and waits for another life of the engine. Only the engine's health decides
 that it is away for everybody: one request that makes a living engine hang up must not stop the others. It has to be
 well for a while, because a server may outlive its engine by moments, and say so.
+
+A server that takes requests and says nothing, not even whether it is well, breaks no connection: ``is_silent`` tells.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from rekindle_plugins.contract.adapter import Adapter, Health
@@ -36,6 +40,10 @@ class Engine:
 
     generation: int
     dialect: Dialect | None
+    backend: str = ""
+    """Whose dialect it is, by the plugin's name."""
+    came_s: float = 0.0
+    """When it was found, on the monotonic clock."""
 
 
 class EngineLink:
@@ -47,18 +55,40 @@ class EngineLink:
         self._session = session
         self._limits = limits
         self._engine: Engine | None = None
+        self._told: Sequence[tuple[str, Mapping[str, Any] | None]] = ()
         self._generation = 0
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._outstanding = 0
+        self._heard_s = 0.0
         self.deaths = 0
+        self.is_silent = False
+        """Requests wait for the engine, and its server leaves them, and questions for its health, without an answer."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._search(), name="engine-search")
+        self._listening = asyncio.create_task(self._listen(), name="engine-listen")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._listening) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def told(self, serving: Sequence[tuple[str, Mapping[str, Any] | None]]) -> None:
+        """What the engines that are attached to the sidecar tell of their servers, each with its plugin's name.
+
+        A shim attaches before its engine serves, and an engine's death is told before the next one attaches.
+        """
+        self._told = serving
+        if self._engine is not None and self._engine.dialect is not None:
+            self._tell(self._engine.backend, self._engine.dialect)
+
+    def _tell(self, backend: str, dialect: Dialect) -> None:
+        """Which of several engines of one kind is ours is not known: then it counts what all of them say."""
+        ours = [serving for plugin, serving in self._told if plugin == backend]
+        dialect.told(ours[0] if ours and all(serving == ours[0] for serving in ours) else None)
 
     @property
     def engine(self) -> Engine | None:
@@ -68,6 +98,10 @@ class EngineLink:
     def is_sound(self, engine: Engine) -> bool:
         """Whether that life of it is there, and nobody's connection to it has broken."""
         return self._engine is engine and (self._task is None or self._task.done())
+
+    def age_s(self, engine: Engine) -> float:
+        """For how long that life of it has been there."""
+        return time.monotonic() - engine.came_s
 
     def url(self, raw_path: str) -> URL:
         """``raw_path`` as the client wrote it: nothing in it is decoded or put in order."""
@@ -83,17 +117,46 @@ class EngineLink:
                 raise UnavailableError("wait for", "the engine", f"none within {timeout_s:g} s") from None
         return self._engine
 
-    def lost(self, engine: Engine, problem: str) -> None:
-        """A connection to that life of it broke. Told by everybody who had one; the first one counts."""
-        if self.is_sound(engine):
+    @contextmanager
+    def awaiting(self) -> Iterator[None]:
+        """While a request is the engine's to answer."""
+        self._outstanding += 1
+        try:
+            yield
+        finally:
+            self._outstanding -= 1
+
+    def heard(self) -> None:
+        """It has said something. Not everything has to be told: where in doubt, it is asked."""
+        self._heard_s = time.monotonic()
+
+    async def _listen(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.quiet_s)
+            engine, began_s = self._engine, time.monotonic()
+            is_quiet = began_s - self._heard_s >= self._limits.quiet_s
+            if engine is None or not self._outstanding or not is_quiet:
+                self.is_silent = False
+                continue
+            path = next(iter(self._by_health_path()))
+            answer = await self._ask(EngineRequest(path, method="GET"))
+            # A refused connection is no silence: that engine is gone, and comes back.
+            is_mute = answer.status == 0 and time.monotonic() - began_s >= self._limits.health_s
+            self.is_silent = is_mute and self.is_sound(engine) and self._heard_s < began_s
+
+    def lost(self, engine: Engine, problem: str) -> bool:
+        """A connection to that life of it broke. Told by everybody who had one; whether this is the first one."""
+        is_first = self.is_sound(engine)
+        if is_first:
             LOG.warning("connection to the engine lost", extra={"generation": engine.generation, "problem": problem})
             self._task = asyncio.create_task(self._doubt(engine), name="engine-doubt")
+        return is_first
 
     async def _doubt(self, engine: Engine) -> None:
         began_s = time.monotonic()
         while await self._healthy():
             if time.monotonic() - began_s >= self._limits.settle_s:
-                self._set(engine.dialect)
+                self._set(engine.dialect, engine.backend)
                 return
             await asyncio.sleep(self._limits.poll_s)
         self._engine = None
@@ -105,15 +168,15 @@ class EngineLink:
         began_s = time.monotonic()
         while not await self._healthy():
             await asyncio.sleep(self._limits.poll_s)
-        dialect = await self._dialect()
-        self._set(dialect)
+        dialect, backend = await self._dialect()
+        self._set(dialect, backend)
         name = type(dialect).__name__ if dialect else "none"
         away_s = round(time.monotonic() - began_s, 3)
         LOG.info("engine there", extra={"generation": self._generation, "dialect": name, "away_s": away_s})
 
-    def _set(self, dialect: Dialect | None) -> None:
+    def _set(self, dialect: Dialect | None, backend: str) -> None:
         self._generation += 1
-        self._engine = Engine(self._generation, dialect)
+        self._engine = Engine(self._generation, dialect, backend, time.monotonic())
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -133,20 +196,24 @@ class EngineLink:
             paths.setdefault(adapter.health_path, []).append(adapter)
         return paths or {Adapter.health_path: []}
 
-    async def _dialect(self) -> Dialect | None:
-        for _, dialect in self._speakers:
+    async def _dialect(self) -> tuple[Dialect | None, str]:
+        """And whose it is."""
+        for adapter, dialect in self._speakers:
             try:
                 models = await self._ask(EngineRequest(dialect.model_list_path, method="GET"))
                 if models.status == 200 and dialect.recognises(models.body):
                     questions = dialect.questions(models.body)
-                    return dialect.learn([await self._ask(question) for question in questions])
+                    answers = [await self._ask(question, self._limits.question_s) for question in questions]
+                    learnt = dialect.learn(answers)
+                    self._tell(adapter.info.name, learnt)
+                    return learnt, adapter.info.name
             except Exception:
                 # A plugin's code: what it does wrong costs its engine the protection, and nothing else.
                 LOG.exception("dialect failed", extra={"dialect": type(dialect).__name__})
-        return None
+        return None, ""
 
-    async def _ask(self, request: EngineRequest) -> EngineAnswer:
-        timeout = aiohttp.ClientTimeout(total=self._limits.health_s)
+    async def _ask(self, request: EngineRequest, timeout_s: float | None = None) -> EngineAnswer:
+        timeout = aiohttp.ClientTimeout(total=timeout_s or self._limits.health_s)
         headers = {"content-type": "application/json"} if request.body else {}
         try:
             async with self._session.request(

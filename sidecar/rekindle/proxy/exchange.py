@@ -11,6 +11,7 @@ decided here. Ends in exactly one of: the whole answer, our error, the client's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -28,6 +29,7 @@ from rekindle.proxy.client import Client
 from rekindle.proxy.counts import Counts
 from rekindle.proxy.engine_link import Engine, EngineLink
 from rekindle.proxy.headers import end_to_end, for_rewritten
+from rekindle.proxy.kept import was_used_before
 from rekindle.proxy.limits import Limits
 from rekindle.proxy.passage import ENGINE_ERRORS, EngineGoneError, relay
 from rekindle.proxy.room import Room, Share
@@ -48,11 +50,20 @@ class Shared:
 
     link: EngineLink
     session: aiohttp.ClientSession
+    """A connection for every request: one that was kept open may be a dead engine's."""
+    kept: aiohttp.ClientSession
+    """Connections that are used again, for requests that can be sent again."""
     limits: Limits
     room: Room
     suspects: Suspects = field(default_factory=Suspects)
     counts: Counts = field(default_factory=Counts)
     suspects_moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def lost(self, engine: Engine, problem: str) -> None:
+        """A connection to that life of the engine broke; see `EngineLink.lost`."""
+        if self.link.lost(engine, problem):
+            self.suspects.life_over()
+            self.wake_suspects()
 
     def wake_suspects(self) -> None:
         self.suspects_moved.set()
@@ -61,6 +72,10 @@ class Shared:
 
 class LedNowhereError(Exception):
     """The fresh engine lives, and does not go the way it was asked to."""
+
+
+class _StaleError(Exception):
+    """A connection that had been used before broke, and nothing had come: the engine died, or had hung up on it."""
 
 
 class FailedError(Exception):
@@ -122,7 +137,9 @@ class Exchange:
                 return
             except EngineGoneError as gone:
                 broken = engine
-                self._shared.link.lost(engine, str(gone))
+                if not gone.sent:
+                    self._shared.suspects.stopped(self._id)
+                self._shared.lost(engine, str(gone))
                 if gone.sent and was_sound:
                     deaths += 1
                     self._judge(deaths)
@@ -152,15 +169,17 @@ class Exchange:
     # -- when --------------------------------------------------------------------------------------------------
 
     async def _when_it_may_go(self, engine: Engine) -> Engine:
-        """Returns when no other suspect is in flight, with the engine that is there then."""
+        """At once for most; for a suspect when its turn has come. Returns the engine that is there then."""
         shared = self._shared
         deadline_s = time.monotonic() + shared.limits.wait_s
-        while not shared.suspects.may_go(self._id):
+        while not shared.suspects.may_go(
+            self._id, engine.generation, shared.link.age_s(engine) > shared.limits.proof_s
+        ):
             await self._breathe(shared.suspects_moved.wait, deadline_s)
             if not shared.link.is_sound(engine):
                 # It went with the suspect that we waited for.
                 engine = await self._next_engine(engine)
-        shared.suspects.went(self._id, self._conversation.token_count)
+        shared.suspects.went(self._id, self._conversation.token_count, engine.generation)
         return engine
 
     async def _next_engine(self, broken: Engine | None) -> Engine:
@@ -195,19 +214,36 @@ class Exchange:
 
     async def _attempt(self, engine: Engine, call: EngineRequest) -> None:
         """Raises EngineGoneError, LedNowhereError."""
-        self._headers["content-type"] = "application/json"
-        connected = False
-        raw_path = call.path + self._query() if call.path == self._request.path else call.path
         try:
-            async with self._shared.session.request(
-                "POST", self._shared.link.url(raw_path), data=call.body, headers=self._headers, allow_redirects=False
-            ) as answer:
-                connected = self._was_sent = True
-                await self._read(engine, answer)
+            await self._send(self._shared.kept, engine, call)
         except aiohttp.ClientConnectorError as error:
             raise EngineGoneError(str(error), sent=False) from None
+        except _StaleError:
+            # A new connection tells a living engine that had hung up on an idle one from a dead engine.
+            try:
+                await self._send(self._shared.session, engine, call)
+            except aiohttp.ClientConnectorError as error:
+                raise EngineGoneError(f"it went before it answered: {error!r:.200}", sent=True) from None
+
+    async def _send(self, session: aiohttp.ClientSession, engine: Engine, call: EngineRequest) -> None:
+        """Raises EngineGoneError, LedNowhereError, _StaleError, aiohttp.ClientConnectorError."""
+        raw_path = call.path + self._query() if call.path == self._request.path else call.path
+        connected = False
+        link = self._shared.link
+        try:
+            with link.awaiting():
+                async with session.request(
+                    "POST", link.url(raw_path), data=call.body, headers=self._headers, allow_redirects=False
+                ) as answer:
+                    connected = self._was_sent = True
+                    link.heard()
+                    await self._read(engine, answer)
+        except aiohttp.ClientConnectorError:
+            raise
         except ENGINE_ERRORS as error:
             self._was_sent = True
+            if not connected and session is self._shared.kept and was_used_before():
+                raise _StaleError from None
             problem = "its connection broke" if connected else "it went before it answered"
             raise EngineGoneError(f"{problem}: {error!r:.200}", sent=True) from None
 
@@ -268,7 +304,8 @@ class Exchange:
             if read.turn is Turn.DIED:
                 raise EngineGoneError("it says that it is dying", sent=True)
             if read.turn is Turn.COMPLETE:
-                return await self._finish(answer)
+                await self._finish(answer)
+                return await self._drain(answer)
         raise EngineGoneError("its answer ended before its end", sent=True)
 
     def _take(self, reader: EventReader, part: bytes) -> _Read:
@@ -296,6 +333,7 @@ class Exchange:
 
     def _account(self) -> None:
         conversation = self._conversation
+        self._shared.link.heard()
         if conversation.journal_bytes > self._shared.limits.journal_bytes:
             self._shared.counts.unprotected["journal"] += 1
             conversation.forget()
@@ -324,6 +362,12 @@ class Exchange:
         await self._finish(None)
         return True
 
+    async def _drain(self, answer: aiohttp.ClientResponse) -> None:
+        """Reads what is behind the last event, which is the end: then the connection can be used again."""
+        if not answer.content.at_eof():
+            with contextlib.suppress(asyncio.TimeoutError, *ENGINE_ERRORS):
+                await asyncio.wait_for(_skip_rest(answer), self._shared.limits.drain_s)
+
     async def _finish(self, answer: aiohttp.ClientResponse | None) -> None:
         if self._conversation.client_streams:
             await self._client.end()
@@ -336,3 +380,8 @@ class Exchange:
         await self._client.begin(200, None, headers)
         await self._client.write(body)
         await self._client.end()
+
+
+async def _skip_rest(answer: aiohttp.ClientResponse) -> None:
+    async for _ in answer.content.iter_any():
+        pass

@@ -30,13 +30,24 @@ class Limits:
     """A request's line or one of its headers."""
     attempts: int = 12
     """Engines that one request may outlive. It is bounded whatever ``suspects`` says."""
+    proof_s: float = 2.0
+    """An engine that has been there for so long has proved that it can live without a suspect: then one is sent."""
     keep_alive_s: float = 1.0
     """Between two comments to a client whose engine is away. Load balancers give up after 30 s and more; a second also
     shows the proxy early that a client has left."""
     connect_s: float = 5.0
     """To connect to an engine on the same host."""
+    kept_open_s: float = 3.0
+    """For how long a connection to the engine waits for the next request. Servers hang up after 5 s and more."""
+    drain_s: float = 0.05
+    """For an answer's end behind its last event: the connection is kept when it comes, and closed when not."""
     health_s: float = 2.0
     """For one answer of an engine's health endpoint."""
+    quiet_s: float = 1.0
+    """An engine that requests wait for, and that says nothing for so long, is asked whether it is well."""
+    question_s: float = 30.0
+    """For an answer to one of a dialect's questions: a fresh engine's first step can be slow, and who does not answer
+    is not continued as well as could be."""
     settle_s: float = 1.0
     """An engine that broke a connection and still says that it is well is believed after so long: servers outlive their
     engine by moments, and say so."""

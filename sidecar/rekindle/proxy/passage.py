@@ -43,11 +43,12 @@ async def pass_through(
     headers = end_to_end(request.headers)
     connected = False
     try:
-        async with session.request(
-            request.method, link.url(request.raw_path), data=body, headers=headers, allow_redirects=False
-        ) as answer:
-            connected = True
-            await relay(answer, client)
+        with link.awaiting():
+            async with session.request(
+                request.method, link.url(request.raw_path), data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                connected = True
+                await relay(answer, client)
     except aiohttp.ClientConnectorError as error:
         raise EngineGoneError(str(error), sent=False) from None
     except ENGINE_ERRORS as error:

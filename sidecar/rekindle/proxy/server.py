@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -22,6 +22,7 @@ from rekindle.proxy.client import Client, ClientGoneError, read_body
 from rekindle.proxy.counts import Counts
 from rekindle.proxy.engine_link import Engine, EngineLink
 from rekindle.proxy.exchange import NO_ENGINE, Exchange, Shared
+from rekindle.proxy.kept import KeptConnector
 from rekindle.proxy.limits import Limits
 from rekindle.proxy.passage import EngineGoneError, has_body, pass_through, rest_of
 from rekindle.proxy.room import FullError, Room
@@ -51,9 +52,10 @@ class ProxyServer:
         Raises:
             UnavailableError: the address is taken or not ours. Nothing runs then.
         """
-        session = _session(self._limits)
+        session = _session(self._limits, aiohttp.TCPConnector(limit=0, force_close=True))
+        kept = _session(self._limits, KeptConnector(self._limits.kept_open_s))
         link = EngineLink(self._engine_url, self._adapters, session, self._limits)
-        self._shared = Shared(link, session, self._limits, Room(self._limits))
+        self._shared = Shared(link, session, kept, self._limits, Room(self._limits))
         server = web.Server(
             self._handle,
             handler_cancellation=True,
@@ -77,6 +79,11 @@ class ProxyServer:
         host, port = self._runner.addresses[0][:2]
         return HttpAddress(str(host), int(port))
 
+    def told(self, serving: Sequence[tuple[str, Mapping[str, Any] | None]]) -> None:
+        """What the attached engines tell of their servers; see `EngineLink.told`."""
+        if self._shared is not None:
+            self._shared.link.told(serving)
+
     async def stop_listening(self) -> None:
         """Streams go on; nobody new comes in."""
         if self._site is not None:
@@ -92,6 +99,7 @@ class ProxyServer:
             shared, self._shared = self._shared, None
             await shared.link.stop()
             await shared.session.close()
+            await shared.kept.close()
 
     @property
     def counts(self) -> Counts:
@@ -100,6 +108,7 @@ class ProxyServer:
         counts.waiting = self._shared.room.waiting
         counts.engine_deaths = self._shared.link.deaths
         counts.suspects = self._shared.suspects.count
+        counts.silent = self._shared.link.is_silent
         return counts
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -185,7 +194,7 @@ class ProxyServer:
             try:
                 return await pass_through(shared.link, shared.session, request, client, engine, body)
             except EngineGoneError as gone:
-                shared.link.lost(engine, str(gone))
+                shared.lost(engine, str(gone))
                 sent += 1
                 if gone.sent or sent >= _PASSAGES:
                     shared.counts.failed[ENGINE_DIED] += 1
@@ -195,10 +204,9 @@ class ProxyServer:
         return None
 
 
-def _session(limits: Limits) -> aiohttp.ClientSession:
-    """A connection for every request: one that is kept open may be a dead engine's."""
+def _session(limits: Limits, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s),
         auto_decompress=False,

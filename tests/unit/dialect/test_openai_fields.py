@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rekindle_plugins.contract.dialect import Way
 from rekindle_plugins.openai.fields import IN_THE_PROMPT, KEPT, RULES, Rule, plan
+from rekindle_plugins.openai.server_settings import ServerSettings
 
 PAGE = (Path(__file__).parents[3] / "docs" / "streams.md").read_text()
 GREEDY: dict[str, Any] = {"model": "m", "prompt": "a", "temperature": 0}
@@ -94,6 +95,45 @@ def test_sampling_is_replayed_where_a_seed_is_repeated_and_impossible_elsewhere(
     assert way(GREEDY | {"temperature": 1}, samples=True) is Way.REPLAY
     assert way(GREEDY | {"temperature": 1}, samples=True, has_seed=False) is Way.IMPOSSIBLE
     assert way(GREEDY | {"temperature": 1, "stop": "x"}, samples=True, has_seed=False) is Way.IMPOSSIBLE
+
+
+@pytest.mark.parametrize(
+    ("server", "row", "expected"),
+    [
+        (ServerSettings((("repetition_penalty", 1.1), ("top_p", 0.9))), "sets `repetition_penalty`", Way.CONTINUE),
+        (ServerSettings((("top_k", 5), ("min_p", 0.1))), "sets `repetition_penalty`", Way.CONTINUE),
+        (ServerSettings((("max_tokens", 9),), 9, 64), "sets `max_new_tokens`", Way.CONTINUE),
+        (ServerSettings(context_tokens=64), "has only its context", Way.CONTINUE),
+        (ServerSettings((("presence_penalty", 0.5),)), "sets `presence_penalty` or `frequency_penalty`", Way.REPLAY),
+        (ServerSettings((("frequency_penalty", 1),)), "sets `presence_penalty` or `frequency_penalty`", Way.REPLAY),
+        (ServerSettings((("brand_new", 1),)), "sets something that is not named here", Way.REPLAY),
+        (ServerSettings(has_logits_processors=True), "has logits processors of its own", Way.REPLAY),
+        (None, "has not told", Way.REPLAY),
+    ],
+)
+def test_what_the_server_sets_has_its_way_and_its_row(server: ServerSettings | None, row: str, expected: Way) -> None:
+    for fields, is_chat in ((GREEDY, False), (CHAT, True)):
+        assert plan(fields, is_chat=is_chat, samples=False, has_seed=True, server=server).way is expected
+    (line,) = [line for line in PAGE.splitlines() if line.startswith("|") and row in line]
+    assert f"| {expected.value} |" in line
+
+
+def test_a_request_that_names_a_field_is_not_silent_about_it() -> None:
+    server = ServerSettings((("presence_penalty", 0.5),))
+    said = GREEDY | {"presence_penalty": 0}
+    assert plan(said, is_chat=False, samples=False, has_seed=True, server=server).way is Way.CONTINUE
+
+
+def test_a_chat_without_a_limit_has_the_servers() -> None:
+    server = ServerSettings((("max_tokens", 9),), 20, 64)
+    silent = {name: value for name, value in CHAT.items() if name != "max_tokens"}
+    assert plan(silent, is_chat=True, samples=False, has_seed=True, server=server).way is Way.CONTINUE
+    cut = silent | {"truncate_prompt_tokens": 4}
+    assert plan(cut, is_chat=True, samples=False, has_seed=True, server=server).way is Way.REPLAY
+    assert [server.limit(asked, 10) for asked in (None, 5, 30)] == [9, 5, 20]
+    assert [server.limit(asked, 60) for asked in (None, 3, 30)] == [4, 3, 4]
+    assert ServerSettings().limit(None, 10) is None
+    assert ServerSettings(context_tokens=64).limit(None, 10) == 54
 
 
 def test_the_worst_field_decides() -> None:

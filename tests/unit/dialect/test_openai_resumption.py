@@ -14,15 +14,16 @@ from rekindle_plugins.contract.dialect import NotResumableError, Turn, Way
 from rekindle_plugins.openai import OpenAiDialect
 from rekindle_plugins.openai.conversation import OpenAiConversation
 from rekindle_plugins.vllm.dialect import VllmDialect
-from vllm_wire import CHAT, COMPLETIONS, WireEngine
+from vllm_wire import CHAT, COMPLETIONS, NOTHING_SET, WireEngine
 
 SEED = 99
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
-def vllm(continues_chat: bool = True) -> OpenAiDialect:
+def vllm(continues_chat: bool = True, server: dict[str, Any] | None = NOTHING_SET) -> OpenAiDialect:
     dialect = copy.copy(VllmDialect())
     dialect.continues_chat = continues_chat
+    dialect.told(server)
     return dialect
 
 
@@ -33,10 +34,14 @@ def opened(dialect: OpenAiDialect, path: str, fields: dict[str, Any]) -> OpenAiC
 
 
 def answered(
-    path: str, fields: dict[str, Any], lives: Sequence[tuple[int, Sequence[int]]] = (), continues_chat: bool = True
+    path: str,
+    fields: dict[str, Any],
+    lives: Sequence[tuple[int, Sequence[int]]] = (),
+    continues_chat: bool = True,
+    server: dict[str, Any] = NOTHING_SET,
 ) -> tuple[bytes, list[Way]]:
     """What the client has at the end. `lives`: of each engine that dies, after how many events, and its steps."""
-    dialect = vllm(continues_chat)
+    dialect = vllm(continues_chat, server)
     conversation = opened(dialect, path, fields)
     call, ways = conversation.request(), [Way.FRESH]
     out = b""
@@ -44,7 +49,7 @@ def answered(
     for number in range(1, 99):
         events, steps = left.pop(0) if left else (1 << 30, (1,))
         nowhere = False
-        for index, event in enumerate(WireEngine(number).events(call.path, call.body, steps)):
+        for index, event in enumerate(WireEngine(number, server).events(call.path, call.body, steps)):
             if index == events:
                 break
             try:
@@ -131,6 +136,56 @@ def test_what_reaches_over_the_cut_is_replayed_and_gives_the_same(
     out, ways = answered(path, fields, lives)
     assert seen(out) == seen(answered(path, fields)[0])
     assert not {Way.CONTINUE, Way.IMPOSSIBLE} & set(ways)
+
+
+SERVERS = st.fixed_dictionaries(
+    {
+        "defaults": st.sampled_from([{}, {"repetition_penalty": 1.1, "temperature": 0.6}, {"presence_penalty": 0.5}]),
+        "max_tokens_cap": st.sampled_from([None, 9, 30]),
+        "context_tokens": st.sampled_from([None, 32, 60]),
+        "logits_processors": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(LIVES, st.sampled_from([COMPLETIONS, CHAT]), st.sampled_from([None, 5, 50]), SERVERS)
+def test_what_the_server_sets_for_all_requests_holds_for_the_whole_answer(
+    lives: list[tuple[int, list[int]]], path: str, asked: int | None, server: dict[str, Any]
+) -> None:
+    fields: dict[str, Any] = {"temperature": 0, "max_tokens": asked, "stream": True, "return_token_ids": True}
+    fields |= MESSAGES if path == CHAT else {"prompt": "a"}
+    out, ways = answered(path, fields, lives, server=server)
+    assert seen(out) == seen(answered(path, fields, server=server)[0])
+    if server["defaults"].get("presence_penalty") or server["logits_processors"]:
+        assert Way.CONTINUE not in ways
+    _, explicit = answered(path, fields | {"presence_penalty": 0, "max_tokens": 24}, [(4, [1])], server=server)
+    assert explicit[1:] == [Way.REPLAY if server["logits_processors"] else Way.CONTINUE]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "way"),
+    [
+        (NOTHING_SET, NOTHING_SET, Way.CONTINUE),
+        (None, NOTHING_SET, Way.REPLAY),
+        (NOTHING_SET, None, Way.REPLAY),
+        (NOTHING_SET, NOTHING_SET | {"defaults": {"repetition_penalty": 1.2}}, Way.REPLAY),
+        (NOTHING_SET, NOTHING_SET | {"max_tokens_cap": 10}, Way.REPLAY),
+        (NOTHING_SET | {"defaults": {"new": 1}}, NOTHING_SET | {"defaults": {"new": 1}}, Way.REPLAY),
+        (NOTHING_SET | {"defaults": {"top_p": "x"}}, NOTHING_SET | {"defaults": {"top_p": "x"}}, Way.REPLAY),
+        ({"defaults": []}, {"defaults": []}, Way.REPLAY),
+    ],
+    ids=["told", "not before", "not after", "other default", "other cap", "new default", "no number", "nonsense"],
+)
+def test_an_answer_is_continued_only_where_both_engines_told_the_same_and_all_of_it_is_known(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, way: Way
+) -> None:
+    fields = {"prompt": "x", "max_tokens": 30, "temperature": 0, "stream": True}
+    conversation = opened(vllm(server=before), COMPLETIONS, fields)
+    call = conversation.request()
+    for _, event in zip(range(9), WireEngine().events(call.path, call.body), strict=False):
+        conversation.take(event)
+    assert conversation.resume(vllm(server=after)).way is way
 
 
 @settings(max_examples=40, deadline=None)

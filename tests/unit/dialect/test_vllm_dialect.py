@@ -11,7 +11,7 @@ from rekindle_plugins.nano.adapter import NanoAdapter
 from rekindle_plugins.nano.dialect import NanoDialect
 from rekindle_plugins.vllm.adapter import VllmAdapter
 from rekindle_plugins.vllm.dialect import VllmDialect
-from vllm_wire import CHAT, COMPLETIONS, WireEngine
+from vllm_wire import CHAT, COMPLETIONS, NOTHING_SET, WireEngine
 
 MODELS = b'{"object":"list","data":[{"id":"m","object":"model","owned_by":"vllm","max_model_len":4096}]}'
 NANO_MODELS = b'{"object": "list", "data": [{"id": "nano", "object": "model", "owned_by": "rekindle"}]}'
@@ -94,7 +94,9 @@ def test_a_server_that_outlives_its_engine_is_told_by_its_words() -> None:
 def test_an_answer_put_together_has_every_field_of_vllms_own(path: str, wants_ids: bool) -> None:
     fields: dict[str, Any] = {"max_tokens": 3, "temperature": 0, "return_token_ids": wants_ids}
     fields |= {"messages": [{"role": "user", "content": "a"}]} if path == CHAT else {"prompt": "a"}
-    conversation = VllmDialect().open(path, json.dumps(fields).encode(), 0)
+    dialect = VllmDialect()
+    dialect.told(NOTHING_SET)
+    conversation = dialect.open(path, json.dumps(fields).encode(), 0)
     assert conversation is not None
     call = conversation.request()
     for event in WireEngine().events(call.path, call.body):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
 
@@ -32,6 +32,10 @@ def next_token(prompt: Sequence[int], output: Sequence[int], fields: dict[str, A
 
 def hash_of(data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
+
+
+NOTHING_SET = {"defaults": {}, "max_tokens_cap": None, "context_tokens": None, "logits_processors": False}
+"""What a shim tells of a server (`vllm.serving`) that leaves everything to the requests."""
 
 
 class DecodeStream:
@@ -64,12 +68,14 @@ def decode(ids: Sequence[int]) -> str:
 
 @dataclass
 class WireEngine:
-    """One life of an engine. `number` makes its ids its own."""
+    """One life of an engine. `number` makes its ids its own; `server` is what its server sets for all requests."""
 
     number: int = 1
+    server: dict[str, Any] = field(default_factory=lambda: NOTHING_SET)
 
     def events(self, path: str, body: bytes, steps: Sequence[int] = (1,)) -> Iterator[bytes]:
-        fields = json.loads(body)
+        said = {name: value for name, value in json.loads(body).items() if value is not None}
+        fields = self.server["defaults"] | said
         is_chat = path == CHAT
         prompt = list(self.prompt_of(path, fields))
         envelope = {
@@ -88,7 +94,10 @@ class WireEngine:
             }
             ids = prompt if wants_ids else None
             yield dump(envelope | {"choices": [choice], "prompt_token_ids": ids, "prompt_text": None})
-        limit = fields.get("max_completion_tokens") or fields.get("max_tokens") or 24
+        context = self.server["context_tokens"]
+        room = context - len(prompt) if context else None
+        asked = fields.get("max_completion_tokens") or fields.get("max_tokens") or (None if context else 24)
+        limit = min(count for count in (asked, room, self.server["max_tokens_cap"]) if count is not None)
         output: list[int] = []
         decoder = DecodeStream(prompt)
         for count in chain(steps, repeat(1)):
