@@ -6,12 +6,14 @@ from typing import ClassVar
 
 from rekindle_plugins.contract.adapter import Adapter, Launch, Wired, refuse_shell
 from rekindle_plugins.contract.dialect import Dialect
+from rekindle_plugins.contract.listening import Listening, ServerFlags
 from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.nano.dialect import NanoDialect
 from rekindle_plugins.nano.plugin import INFO
 
 FLAG = "--plugin"
 FACTORY = "rekindle_plugins.nano:connect"
+SERVER = ServerFlags(port=8000, host="127.0.0.1")
 
 
 class NanoAdapter(Adapter):
@@ -31,6 +33,12 @@ class NanoAdapter(Adapter):
 
     def flags(self) -> tuple[str, ...]:
         return (FLAG, FACTORY)
+
+    def listens(self, launch: Launch) -> Listening:
+        return SERVER.listening(launch)
+
+    def moved(self, launch: Launch, port: int) -> Launch:
+        return SERVER.moved(launch, port)
 
     def dialect(self) -> Dialect:
         return NanoDialect()

@@ -8,8 +8,10 @@ import os
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rekindle_plugins.contract.adapter import Adapter, Launch, Wired, refuse_shell
+from rekindle_plugins.contract.adapter import PROXY_BY_HAND, Adapter, Launch, Wired, refuse_shell
 from rekindle_plugins.contract.dialect import Dialect
+from rekindle_plugins.contract.errors import ConfigError
+from rekindle_plugins.contract.listening import Listening, ServerFlags
 from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.vllm.dialect import VllmDialect
 from rekindle_plugins.vllm.plugin import INFO
@@ -20,6 +22,14 @@ TRANSFER_CONFIG: Mapping[str, str] = {
     "kv_connector_module_path": "rekindle_plugins.vllm",
     "kv_role": "kv_both",
     "kv_load_failure_policy": "recompute",
+}
+SERVER = ServerFlags(port=8000, spelled=lambda flag: flag.replace("_", "-"))
+NO_PORT: Mapping[str, str] = {
+    "--headless": "it has no server (--headless)",
+    "--uds": "it listens on a Unix socket (--uds)",
+    "--grpc": "it speaks gRPC (--grpc)",
+    "--ssl-keyfile": "it speaks TLS (--ssl-keyfile), and the proxy does not",
+    "--ssl-certfile": "it speaks TLS (--ssl-certfile), and the proxy does not",
 }
 IMAGES = ("vllm/vllm-openai", "vllm-openai", "llm-d")
 """Images whose entry point is a vLLM server, so that a container may have arguments only."""
@@ -50,6 +60,20 @@ class VllmAdapter(Adapter):
 
     def flags(self) -> tuple[str, ...]:
         return (FLAG, json.dumps(dict(TRANSFER_CONFIG), separators=(",", ":")))
+
+    def listens(self, launch: Launch) -> Listening:
+        given = {word.partition("=")[0].replace("_", "-") for word in launch.words if word.startswith("--")}
+        for flag, problem in NO_PORT.items():
+            if flag in given:
+                raise ConfigError("move", "vLLM server", problem, PROXY_BY_HAND)
+        listening = SERVER.listening(launch)
+        if "--config" in given and not listening.is_told:
+            problem = "its port may be in the file of its --config"
+            raise ConfigError("move", "vLLM server", problem, "give it --port, which counts more than the file")
+        return listening
+
+    def moved(self, launch: Launch, port: int) -> Launch:
+        return SERVER.moved(launch, port)
 
     def dialect(self) -> Dialect:
         return VllmDialect()

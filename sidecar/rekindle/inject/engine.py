@@ -10,6 +10,8 @@ from rekindle_plugins.contract.adapter import Adapter, Launch
 from rekindle_plugins.contract.errors import ConfigError
 
 from rekindle.backends import Backends
+from rekindle.inject.additions import SHIM_MOUNT
+from rekindle.inject.edits import Place
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,10 @@ class EngineContainer:
     launch: Launch
     adapter: Adapter
 
+    @property
+    def at(self) -> Place:
+        return ("containers", f"name={self.name}")
+
 
 def launch_of(container: Mapping[str, Any]) -> Launch:
     environment = {
@@ -26,7 +32,8 @@ def launch_of(container: Mapping[str, Any]) -> Launch:
         for entry in container.get("env") or ()
         if isinstance(entry, Mapping) and "name" in entry
     }
-    return Launch(_words(container, "command"), _words(container, "args"), environment, str(container.get("image", "")))
+    words = (_words(container, "command"), _words(container, "args"))
+    return Launch(*words, environment, str(container.get("image", "")), plugins_dir=SHIM_MOUNT)
 
 
 def find_engine(spec: Any, backends: Backends, backend: str | None, name: str | None) -> EngineContainer | None:

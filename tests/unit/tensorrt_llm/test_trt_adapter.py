@@ -48,6 +48,14 @@ def test_a_plain_command_gets_our_file_and_the_run_directory_under_the_engines_p
         assert name in lines
 
 
+def test_a_container_gets_the_file_from_where_it_will_have_the_package(adapter: TensorRtLlmAdapter) -> None:
+    launch = Launch((), SERVE, {"REKINDLE_RUN_DIR": "/run/x"}, "nvcr.io/nvidia/tensorrt-llm/release", "/opt/rekindle")
+    wired = adapter.wire(launch).launch
+    assert wired.args == (*SERVE, "--config", "/opt/rekindle/rekindle_plugins/tensorrt_llm/engine.yaml")
+    assert wired.environment["TLLM_REKINDLE_RUN_DIR"] == "/run/x"
+    assert adapter.wire(wired).launch == wired
+
+
 @pytest.mark.parametrize(
     "launch",
     [
