@@ -163,6 +163,11 @@ class Adapter(ABC):
         return None
 
 
+def is_wired_script(launch: Launch, mark: str) -> bool:
+    """Whether a script for a shell has been wired by hand: it has the word by which the shim is named."""
+    return launch.is_shell and any(mark in word for word in launch.words)
+
+
 def refuse_shell(launch: Launch, info: PluginInfo, flags: Sequence[str]) -> None:
     """Raises ConfigError where a launch is a script for a shell. The first thing a `wire` does."""
     if launch.is_shell:

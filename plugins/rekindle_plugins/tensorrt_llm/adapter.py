@@ -18,6 +18,7 @@ from rekindle_plugins.contract.adapter import (
     Adapter,
     Launch,
     Wired,
+    is_wired_script,
     refuse_shell,
 )
 from rekindle_plugins.contract.errors import ConfigError
@@ -31,6 +32,7 @@ MODULE = "tensorrt_llm.commands.serve"
 FLAG = "--config"
 OTHER_FLAGS = ("--extra_llm_api_options", "--extra-llm-api-options")
 IMAGES = ("tensorrt-llm", "tensorrtllm", "tensorrt_llm")
+OURS_IN_A_SCRIPT = "rekindle_plugins/tensorrt_llm/engine.yaml"
 SERVER = ServerFlags(port=8000, host="localhost")
 OTHER_SERVERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve")
 """Subcommands whose server is none of an engine's, or has its port in a file."""
@@ -41,7 +43,8 @@ RECIPE = (
     "connector_scheduler_class: RekindleScheduler, connector_worker_class: RekindleWorker}; "
     "kv_cache_config: {enable_block_reuse: true, enable_partial_reuse: false, "
     "host_cache_size: 0}; scheduler_config: {capacity_scheduler_policy: GUARANTEED_NO_EVICT}; "
-    f"and set {ENGINE_RUN_DIR_VARIABLE} to the sidecar's run directory"
+    f"and set {ENGINE_RUN_DIR_VARIABLE} to the sidecar's run directory (in an injected pod: /run/rekindle/private), "
+    "which also says that the lines are there"
 )
 
 
@@ -59,11 +62,15 @@ class TensorRtLlmAdapter(Adapter):
         return not launch.command and any(name in launch.image.lower() for name in IMAGES)
 
     def wire(self, launch: Launch) -> Wired:
+        if is_wired_script(launch, OURS_IN_A_SCRIPT):
+            return Wired(_with_run_dir(launch), "TensorRT-LLM's script has the connector already")
         refuse_shell(launch, self.info, (*self.flags(), f"and {ENGINE_RUN_DIR_VARIABLE} to its environment"))
         given = [word for word in launch.words if word.partition("=")[0] in (FLAG, *OTHER_FLAGS)]
         ours = _file_of(launch)
         if any(word == ours or word == f"{FLAG}={ours}" for word in launch.words):
             return Wired(_with_run_dir(launch), "TensorRT-LLM has the connector already")
+        if given and ENGINE_RUN_DIR_VARIABLE in launch.environment:
+            return Wired(launch, f"TensorRT-LLM keeps its configuration file, as {ENGINE_RUN_DIR_VARIABLE} is set")
         if given:
             problem = f"it has a configuration file already ({given[0]}), which is not ours to edit"
             raise ConfigError("wire", "tensorrt_llm command", problem, RECIPE)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rekindle_plugins.contract.adapter import PROXY_BY_HAND, Adapter, Launch, Wired, refuse_shell
+from rekindle_plugins.contract.adapter import PROXY_BY_HAND, Adapter, Launch, Wired, is_wired_script, refuse_shell
 from rekindle_plugins.contract.dialect import Dialect
 from rekindle_plugins.contract.errors import ConfigError
 from rekindle_plugins.contract.listening import Listening, ServerFlags
@@ -17,12 +17,17 @@ from rekindle_plugins.vllm.dialect import VllmDialect
 from rekindle_plugins.vllm.plugin import INFO
 
 FLAG = "--kv-transfer-config"
+CONNECTOR = "RekindleConnector"
 TRANSFER_CONFIG: Mapping[str, str] = {
-    "kv_connector": "RekindleConnector",
+    "kv_connector": CONNECTOR,
     "kv_connector_module_path": "rekindle_plugins.vllm",
     "kv_role": "kv_both",
     "kv_load_failure_policy": "recompute",
 }
+BOTH_CONNECTORS = (
+    f"give it {FLAG} with kv_connector MultiConnector, and in kv_connector_extra_config.connectors what it has now and "
+    + json.dumps(dict(TRANSFER_CONFIG))
+)
 SERVER = ServerFlags(port=8000, spelled=lambda flag: flag.replace("_", "-"))
 NO_PORT: Mapping[str, str] = {
     "--headless": "it has no server (--headless)",
@@ -52,8 +57,13 @@ class VllmAdapter(Adapter):
 
     def wire(self, launch: Launch) -> Wired:
         """vLLM takes underscores for dashes, and `--kv-transfer-config.kv_connector=…` for the JSON's fields."""
+        if is_wired_script(launch, CONNECTOR):
+            return Wired(launch, "vLLM's script has the connector already")
         refuse_shell(launch, self.info, self.flags())
         if any(word.replace("_", "-").startswith(FLAG) for word in launch.words):
+            if not any(CONNECTOR in word for word in launch.words):
+                problem = f"it has a {FLAG} already, with another connector"
+                raise ConfigError("wire", "vllm command", problem, BOTH_CONNECTORS)
             return Wired(launch, f"vLLM keeps the {FLAG} it was given")
         flags = self.flags()
         return Wired(launch.with_args(*flags), f"vLLM gets {flags[0]} '{flags[1]}'")

@@ -79,6 +79,8 @@ class Edits:
     def swap_word(self, place: Place, index: int, word: str) -> None:
         """Puts a word in another one's place, in a list of words."""
         words = find(self.spec, place[:-1])[place[-1]]
+        if str(words[index]) == word:
+            return
         old = str(words[index])
         before = str(words[index - 1]) if index else ""
         _put_word(words, index, word)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rekindle_plugins.contract.adapter import RUN_DIR_VARIABLE
+from rekindle_plugins.contract.adapter import PROXY_BY_HAND, RUN_DIR_VARIABLE, Launch
 from rekindle_plugins.contract.errors import ConfigError, RekindleError
 
 from rekindle.backends import Backends
@@ -166,8 +166,10 @@ def _inject_pod(
             return Rewritten(pod.where, Outcome.SKIPPED, ("no container looks like an engine",))
         notes: list[str] = []
         edits = Edits(pod.spec)
-        takeover = _take_over(pod, engine, options, notes)
-        _wire(edits, engine, takeover, notes)
+        has_proxy = _wants_proxy(pod, options)
+        wired = _wired(engine, has_proxy, notes)
+        takeover = _take_over(pod, engine, options, notes) if has_proxy else None
+        _edit_engine(edits, engine, wired, takeover, notes)
         sidecar = _decide(edits, pod, engine, options, notes)
         _add(edits, engine, dataclasses.replace(sidecar, proxy=takeover))
         if sidecar.gpu_claim:
@@ -180,17 +182,30 @@ def _inject_pod(
     return Rewritten(pod.where, Outcome.INJECTED, (f"engine {engine.name} ({engine.adapter.info.name})", *notes))
 
 
-def _take_over(
-    pod: PodTemplate, engine: EngineContainer, options: Options, notes: list[str]
-) -> additions.Takeover | None:
-    """What the proxy is to take over; None where nobody wants one."""
-    annotations = _annotations(pod.owner)
-    said = str(annotations.get(PROXY, YES[0] if options.proxy else NO[0])).lower()
+def _wants_proxy(pod: PodTemplate, options: Options) -> bool:
+    """What the pod says itself goes before what the user says of all."""
+    said = str(_annotations(pod.owner).get(PROXY, YES[0] if options.proxy else NO[0])).lower()
     if said not in (*YES, *NO):
         raise ConfigError("inject", f"annotation {PROXY}", f"{said!r:.40} is neither {YES[0]} nor {NO[0]}")
-    if said in NO:
-        return None
-    port = str(annotations.get(ENGINE_PORT, options.engine_port or ""))
+    return said in YES
+
+
+def _wired(engine: EngineContainer, has_proxy: bool, notes: list[str]) -> Launch:
+    """The launch with the plugin's flags. First, since it is what may be refused."""
+    launch = engine.launch.with_environment(**{RUN_DIR_VARIABLE: additions.RUN_DIR})
+    try:
+        wired = engine.adapter.wire(launch)
+    except ConfigError as error:
+        more = f"; for the proxy, {PROXY_BY_HAND}" if has_proxy else ""
+        raise ConfigError(error.op, error.subject, error.problem, error.hint + more) from error
+    if wired.note:
+        notes.append(wired.note)
+    return wired.launch
+
+
+def _take_over(pod: PodTemplate, engine: EngineContainer, options: Options, notes: list[str]) -> additions.Takeover:
+    """What becomes of the engine's port."""
+    port = str(_annotations(pod.owner).get(ENGINE_PORT, options.engine_port or ""))
     if port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
         raise ConfigError("inject", f"annotation {ENGINE_PORT}", f"{port!r:.40} is no port")
     takeover = service_port.plan(pod.spec, engine, engine.launch, int(port) if port else None)
@@ -200,24 +215,19 @@ def _take_over(
     return takeover
 
 
-def _wire(edits: Edits, engine: EngineContainer, takeover: additions.Takeover | None, notes: list[str]) -> None:
-    """The plugin's flags, and where the engine finds shim and sidecar. First, since it is what may be refused."""
-    try:
-        wired = engine.adapter.wire(engine.launch.with_environment(**{RUN_DIR_VARIABLE: additions.RUN_DIR}))
-    except ConfigError as error:
-        more = f"; for the proxy, put its server on another port, such as {takeover.engine_port}" if takeover else ""
-        raise ConfigError(error.op, error.subject, error.problem, error.hint + more) from error
-    if wired.note:
-        notes.append(wired.note)
-    launch = wired.launch
+def _edit_engine(
+    edits: Edits, engine: EngineContainer, launch: Launch, takeover: additions.Takeover | None, notes: list[str]
+) -> None:
+    """The engine's command and environment, and for the proxy its port and what asks there."""
     if takeover is not None:
         launch = engine.adapter.moved(launch, takeover.engine_port)
         service_port.follow(edits, engine, takeover, notes)
-    for key, old, new in (
-        ("command", engine.launch.command, launch.command),
-        ("args", engine.launch.args, launch.args),
-    ):
-        _set_words(edits, (*engine.at, key), old, new)
+    script = engine.script
+    if script is not None:
+        edits.swap_word((*engine.at, script.key), script.index, script.with_words(launch.words))
+    else:
+        _set_words(edits, (*engine.at, "command"), engine.launch.command, launch.command)
+        _set_words(edits, (*engine.at, "args"), engine.launch.args, launch.args)
     _set_python_path(edits, engine)
     for name, value in launch.environment.items():
         if engine.launch.environment.get(name) != value:

@@ -44,6 +44,9 @@ PROBES: tuple[Place, ...] = (
 
 def plan(spec: Any, engine: EngineContainer, launch: Launch, engine_port: int | None) -> Takeover:
     """Where everybody is going to listen. Raises ConfigError where that is not certain, or cannot be."""
+    if launch.is_shell:
+        problem = "it is started by a script, which cannot be edited safely"
+        raise ConfigError("move", f"container {engine.name}", problem, PROXY_BY_HAND)
     listening = engine.adapter.listens(launch)
     declared = [port for port in _ports(engine.node) if port.get("containerPort") == listening.port]
     _check(spec, engine, listening, bool(declared))

@@ -236,7 +236,13 @@ def test_an_engine_whose_answers_cannot_be_continued_is_told_of(backends: Backen
 @pytest.mark.parametrize(
     ("given", "changes", "why", "recipe"),
     [
-        (pod(["sh", "-c", "vllm serve m | tee log"]), {}, "script for a shell", "put its server on another port"),
+        (pod(["sh", "-c", "vllm serve m | tee log"]), {}, "script for a shell", "REKINDLE_PROXY"),
+        (
+            pod(["sh", "-c", "vllm serve m --x RekindleConnector | tee log"]),
+            {},
+            "started by a script",
+            "REKINDLE_PROXY",
+        ),
         (pod([*VLLM, "--port", "$(PORT)"]), {}, "comes from the variable PORT", "write the value"),
         (pod([*VLLM, "--port", "http"]), {}, "'http' is no port", "give it a number"),
         (pod([*VLLM, "--port"]), {}, "it has no value", ""),

@@ -98,7 +98,7 @@ def test_everything_else_is_allowed_as_it_is(body: dict[str, Any], backends: Bac
     ("container", "reason"),
     [
         ({"name": "web", "image": "nginx"}, "no container looks like an engine"),
-        ({"name": "e", "image": "i", "command": ["sh", "-c", "vllm serve m"]}, "a script for a shell"),
+        ({"name": "e", "image": "i", "command": ["sh", "-c", "vllm serve m | tee x"]}, "a script for a shell"),
     ],
 )
 def test_a_pod_that_cannot_be_injected_says_why_and_is_created(

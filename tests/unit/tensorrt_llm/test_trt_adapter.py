@@ -70,3 +70,11 @@ def test_what_cannot_be_wired_safely_is_refused_with_what_to_do(adapter: TensorR
     with pytest.raises(ConfigError) as refused:
         adapter.wire(launch)
     assert "TLLM_REKINDLE_RUN_DIR" in refused.value.hint
+
+
+def test_a_file_that_was_edited_by_hand_is_kept_when_the_environment_says_so(adapter: TensorRtLlmAdapter) -> None:
+    environment = {"TLLM_REKINDLE_RUN_DIR": "/run/rekindle/private"}
+    launch = Launch((*SERVE, "--config", "mine.yaml"), environment=environment, image="i")
+    assert adapter.wire(launch).launch == launch
+    script = Launch(("sh", "-c", "trtllm-serve m --config /opt/rekindle/rekindle_plugins/tensorrt_llm/engine.yaml"))
+    assert adapter.wire(script).launch == script
