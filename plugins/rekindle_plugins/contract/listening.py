@@ -40,6 +40,8 @@ class ServerFlags:
     host_flag: str = "--host"
     spelled: Callable[[str], str] = str
     """A flag as somebody wrote it, in the spelling of `port_flag`: for engines that take several."""
+    is_argparse: bool = False
+    """Whether a flag may be cut short, as Python's argparse has it."""
 
     def listening(self, launch: Launch) -> Listening:
         """Raises ConfigError where a value is not known here."""
@@ -65,13 +67,16 @@ class ServerFlags:
         """Of the word that has the flag's value; None where the flag is not given."""
         for index in range(len(words) - 1, -1, -1):
             name, equals, _ = words[index].partition("=")
-            if name.startswith("-") and self.spelled(name) == flag:
+            if name.startswith("-") and self._is(self.spelled(name), flag):
                 if equals:
                     return index
                 if index + 1 == len(words):
                     raise ConfigError("read", f"flag {flag}", "it has no value")
                 return index + 1
         return None
+
+    def _is(self, name: str, flag: str) -> bool:
+        return name == flag or (self.is_argparse and len(name) > len("--x") and flag.startswith(name))
 
     def _value(self, launch: Launch, flag: str) -> str | None:
         index = self._index(launch.words, flag)

@@ -13,7 +13,7 @@ from rekindle_plugins.nano.plugin import INFO
 
 FLAG = "--plugin"
 FACTORY = "rekindle_plugins.nano:connect"
-SERVER = ServerFlags(port=8000, host="127.0.0.1")
+SERVER = ServerFlags(port=8000, host="127.0.0.1", is_argparse=True)
 
 
 class NanoAdapter(Adapter):

@@ -17,6 +17,8 @@ from rekindle_plugins.vllm.dialect import VllmDialect
 from rekindle_plugins.vllm.plugin import INFO
 
 FLAG = "--kv-transfer-config"
+SHORTEST_FLAG = "--kv-t"
+"""argparse takes it cut short, as long as nothing else begins so."""
 CONNECTOR = "RekindleConnector"
 TRANSFER_CONFIG: Mapping[str, str] = {
     "kv_connector": CONNECTOR,
@@ -28,7 +30,7 @@ BOTH_CONNECTORS = (
     f"give it {FLAG} with kv_connector MultiConnector, and in kv_connector_extra_config.connectors what it has now and "
     + json.dumps(dict(TRANSFER_CONFIG))
 )
-SERVER = ServerFlags(port=8000, spelled=lambda flag: flag.replace("_", "-"))
+SERVER = ServerFlags(port=8000, spelled=lambda flag: flag.replace("_", "-"), is_argparse=True)
 NO_PORT: Mapping[str, str] = {
     "--headless": "it has no server (--headless)",
     "--uds": "it listens on a Unix socket (--uds)",
@@ -60,7 +62,7 @@ class VllmAdapter(Adapter):
         if is_wired_script(launch, CONNECTOR):
             return Wired(launch, "vLLM's script has the connector already")
         refuse_shell(launch, self.info, self.flags())
-        if any(word.replace("_", "-").startswith(FLAG) for word in launch.words):
+        if any(word.replace("_", "-").startswith(SHORTEST_FLAG) for word in launch.words):
             if not any(CONNECTOR in word for word in launch.words):
                 problem = f"it has a {FLAG} already, with another connector"
                 raise ConfigError("wire", "vllm command", problem, BOTH_CONNECTORS)

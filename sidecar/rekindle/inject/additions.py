@@ -60,8 +60,8 @@ class Sidecar:
     """The engine's: the sidecar has to have the same one."""
     gpu_environment: bool = False
     """Sees the node's GPUs through the container runtime, without asking Kubernetes for one."""
-    gpu_claim: bool = False
-    """Shares the engine's GPUs by a resource claim."""
+    gpu_claims: tuple[str, ...] = ()
+    """The resource claims by which it shares the engine's GPUs."""
     shm_volume: str = ""
     """The engine's volume at /dev/shm, where it has one."""
     proxy: Takeover | None = None
@@ -139,8 +139,8 @@ def sidecar_container(sidecar: Sidecar) -> Values:
     if sidecar.shm_volume:
         mounts.append({"name": sidecar.shm_volume, "mountPath": "/dev/shm"})
     resources: Values = {"requests": {"cpu": "100m", "memory": memory}, "limits": {"memory": memory}}
-    if sidecar.gpu_claim:
-        resources["claims"] = [{"name": CLAIM}]
+    if sidecar.gpu_claims:
+        resources["claims"] = [{"name": name} for name in sidecar.gpu_claims]
     return {
         "name": SIDECAR,
         "image": sidecar.image,

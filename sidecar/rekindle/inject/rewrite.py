@@ -172,7 +172,7 @@ def _inject_pod(
         _edit_engine(edits, engine, wired, takeover, notes)
         sidecar = _decide(edits, pod, engine, options, notes)
         _add(edits, engine, dataclasses.replace(sidecar, proxy=takeover))
-        if sidecar.gpu_claim:
+        if sidecar.gpu_claims == (additions.CLAIM,):
             more.append(_claim(document, edits, pod, engine))
         _annotate(pod, edits, options.version)
     except RekindleError as error:
@@ -262,7 +262,7 @@ def _set_python_path(edits: Edits, engine: EngineContainer) -> None:
 def _decide(
     edits: Edits, pod: PodTemplate, engine: EngineContainer, options: Options, notes: list[str]
 ) -> additions.Sidecar:
-    gpus = _gpu_count(engine)
+    gpus, claims = _gpu_count(engine), _claims(engine)
     mode = options.gpu_mode
     if mode is GpuMode.AUTO:
         mode = GpuMode.ENV if gpus else GpuMode.NONE
@@ -272,8 +272,10 @@ def _decide(
     if mode is GpuMode.ENV:
         edits.set_value(("runtimeClassName",), "nvidia")
         notes.append("the sidecar sees every GPU of its node (--gpu-mode env); dra shares the engine's alone")
-    if mode is GpuMode.DRA and not gpus:
+    if mode is GpuMode.DRA and not gpus and not claims:
         raise ConfigError("inject", f"container {engine.name}", f"it asks for no {GPU_RESOURCE}", "use --gpu-mode none")
+    if mode is GpuMode.NONE and claims:
+        notes.append(f"its devices come by claims ({', '.join(claims)}): --gpu-mode dra shares them with the sidecar")
     uid = _uid(pod, engine, options)
     if uid == 0:
         notes.append("the engine runs as root, and so does the sidecar: not within the restricted security standard")
@@ -283,7 +285,7 @@ def _decide(
         options.store_size_bytes,
         uid,
         gpu_environment=mode is GpuMode.ENV,
-        gpu_claim=mode is GpuMode.DRA,
+        gpu_claims=() if mode is not GpuMode.DRA else (additions.CLAIM,) if gpus else claims,
         shm_volume=str(shm[0]) if shm else "",
     )
 
@@ -337,6 +339,12 @@ def _gpu_count(engine: EngineContainer) -> int:
     resources = engine.node.get("resources") or {}
     counts = [int((resources.get(part) or {}).get(GPU_RESOURCE, 0)) for part in ("limits", "requests")]
     return max(counts)
+
+
+def _claims(engine: EngineContainer) -> tuple[str, ...]:
+    """The resource claims that it names already."""
+    resources = engine.node.get("resources") or {}
+    return tuple(str(claim["name"]) for claim in resources.get("claims") or ())
 
 
 def _uid(pod: PodTemplate, engine: EngineContainer, options: Options) -> int:

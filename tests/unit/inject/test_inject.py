@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,11 @@ def test_every_gpu_mode_stays_valid(mode: GpuMode, backends: Backends) -> None:
     assert ("nvidia.com/gpu" in str(spec["containers"])) is (mode is not GpuMode.DRA)
 
 
-def check_references(spec: Mapping[str, Any]) -> None:
-    """What no schema says: mounts name volumes, claims are there, names are unique, probes name ports that are open."""
+def check_references(spec: Mapping[str, Any], claimed: Collection[str] = ()) -> None:
+    """What no schema says: mounts name volumes, claims are there, names are unique, probes name ports that are open.
+
+    `claimed`: volumes that a stateful set adds to its pods.
+    """
     containers = [*spec.get("initContainers", ()), *spec["containers"]]
     names = [container["name"] for container in containers]
     assert len(set(names)) == len(names)
@@ -94,7 +97,7 @@ def check_references(spec: Mapping[str, Any]) -> None:
     claims = {claim["name"] for claim in spec.get("resourceClaims", ())}
     ports = {port["containerPort"] for container in containers for port in container.get("ports", ())}
     for container in containers:
-        assert {mount["name"] for mount in container.get("volumeMounts", ())} <= set(volumes)
+        assert {mount["name"] for mount in container.get("volumeMounts", ())} <= {*volumes, *claimed}
         assert {claim["name"] for claim in container.get("resources", {}).get("claims", ())} <= claims
         if container["name"] == "rekindle":
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
