@@ -50,7 +50,7 @@ check: venv ## Linters, types, import layers, unit tests: under a minute
 	$(BIN)/python -m rekindle.admin.generate --check
 	$(BIN)/python -m pytest tests/unit -q -n 2
 
-test: check test-fast test-vllm test-vllm-oldest test-transformers ## Everything, with a real vLLM (newest and oldest) and transformers on the CPU
+test: check test-fast test-pod test-vllm test-vllm-oldest test-transformers ## Everything, with a real vLLM (newest and oldest) and transformers on the CPU
 
 test-fast: venv ## Contract, conformance, integration and chaos tests on the nano engine
 	$(BIN)/python -m pytest tests/contract tests/integration -q -n 2 --dist loadfile

@@ -1,1 +1,1 @@
-"""Real containers for tests: podman without a daemon, images made of Debian's packages and our own wheels."""
+"""Real containers for tests: podman without a daemon, images made of this machine's Python and our own wheels."""

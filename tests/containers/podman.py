@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from containers import python_root
+
 SETTINGS = """\
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
@@ -19,12 +21,11 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
-BASE_PACKAGES = "python3,python3-venv"
 
 
 def missing() -> str:
     """What this machine lacks for it; "" when nothing is."""
-    lacks = [program for program in ("podman", "runc", "mmdebstrap") if shutil.which(program) is None]
+    lacks = [program for program in ("podman", "runc", "catatonit", "ldd") if shutil.which(program) is None]
     if lacks:
         return f"no {', no '.join(lacks)}"
     return "" if os.geteuid() == 0 else "containers are tested as root"
@@ -54,22 +55,24 @@ class Podman:
         found: list[dict[str, Any]] = json.loads(self("container", "inspect", container))
         return found[0]
 
+    def logs(self, container: str) -> str:
+        """All that it has said, on both of its streams; what podman says where there is no such container."""
+        command = ["podman", *self._flags, "logs", container]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environ, timeout=60, check=False
+        )
+        return done.stdout.decode(errors="replace")
+
     def make_base(self, name: str) -> None:
-        """An image with Debian's Python, fetched by the machine's own apt, with its settings."""
+        """An image with this machine's Python (`python_root`)."""
         tar = self.home / "base.tar"
-        parts = sorted(Path("/etc/apt/apt.conf.d").iterdir())
-        settings = [f"--aptopt={path}" for path in parts if "Acquire::" in path.read_text(errors="replace")]
-        sources = sorted(Path("/etc/apt").glob("sources.list.d/*.sources")) or [Path("/etc/apt/sources.list")]
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}", *settings]
-        command += ["", str(tar), *map(str, sources)]
-        done = subprocess.run(command, capture_output=True, timeout=600, check=False)
-        assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
+        python_root.write(tar)
         self("import", str(tar), name)
         tar.unlink()
 
     def build(self, context: Path, containerfile: Path, name: str, arguments: Sequence[str] = ()) -> None:
         flags = [part for argument in arguments for part in ("--build-arg", argument)]
-        flags += ["--network", "none", "--pull=never", "-q", "-f", str(containerfile), "-t", name]
+        flags += ["--network", "none", "--pull=never", "--layers=false", "-q", "-f", str(containerfile), "-t", name]
         self("build", *flags, str(context))
 
     def close(self) -> None:

@@ -35,6 +35,7 @@ from rekindle_plugins.contract.fence import Fence
 from rekindle_plugins.contract.geometry import GroupGeometry, Region, Run
 from rekindle_plugins.contract.identity import Identity, Mismatch
 from rekindle_plugins.contract.journal import JournalReader, JournalWriter, Record
+from rekindle_plugins.contract.listening import Listening, ServerFlags
 from rekindle_plugins.contract.plugin import Capability, PluginInfo, Stage, Stages
 from rekindle_plugins.contract.presence import Presence
 from rekindle_plugins.contract.sharing import DeviceBuffer
@@ -64,6 +65,7 @@ __all__ = [
     "JournalReader",
     "JournalWriter",
     "Launch",
+    "Listening",
     "Message",
     "Mismatch",
     "NotResumableError",
@@ -77,6 +79,7 @@ __all__ = [
     "RekindleError",
     "Resumption",
     "Run",
+    "ServerFlags",
     "Stage",
     "Stages",
     "StoreError",

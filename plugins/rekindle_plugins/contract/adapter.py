@@ -3,6 +3,7 @@
 It holds no page and no state of an engine; it answers questions about its kind of engine:
 
     recognises, wire    is this command or container one of mine, and what must be added so that the shim is loaded?
+    listens, moved      where does its server listen, and how is it put on another port? (for the proxy before it)
     judge               may pages of that identity come back into this engine?
     health              where does the engine say whether it serves, and what does its answer mean?
     dialect             what must the stream proxy know to continue its answers? (contract.dialect)
@@ -23,9 +24,14 @@ from typing import ClassVar
 from rekindle_plugins.contract.dialect import Dialect
 from rekindle_plugins.contract.errors import ConfigError
 from rekindle_plugins.contract.identity import Identity, Mismatch
+from rekindle_plugins.contract.listening import Listening
 from rekindle_plugins.contract.plugin import PluginInfo
 
 RUN_DIR_VARIABLE = "REKINDLE_RUN_DIR"
+PROXY_BY_HAND = (
+    "inject without the proxy; then put the engine on a free port, its probes too, and give the container rekindle "
+    "REKINDLE_PROXY=0.0.0.0:PORT=http://127.0.0.1:FREE_PORT"
+)
 SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "ksh"})
 
 
@@ -40,6 +46,8 @@ class Launch:
     args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
+    plugins_dir: str = ""
+    """Where a container will have `rekindle_plugins`; "" where that is not known, or is where ours lies."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -124,6 +132,18 @@ class Adapter(ABC):
         """What `wire` adds to a plain command, word by word, for people to add by hand."""
         return ()
 
+    def listens(self, launch: Launch) -> Listening:
+        """Where that launch's HTTP server listens. `contract.listening.ServerFlags` does it for engines with flags.
+
+        Optional: without it the stream proxy cannot take the port over by itself. Raises ConfigError where it is not
+        certain, or where the server speaks something else than plain HTTP.
+        """
+        raise ConfigError("move", f"{self.info.name} server", "its plugin cannot tell its port", PROXY_BY_HAND)
+
+    def moved(self, launch: Launch, port: int) -> Launch:
+        """The launch with its server on another port of the same host. Asked only after `listens`."""
+        raise ConfigError("move", f"{self.info.name} server", "its plugin cannot change its port", PROXY_BY_HAND)
+
     def judge(self, engine: Identity, stored: Identity) -> Sequence[Mismatch]:
         """Why pages stored under one identity may not come back into an engine of the other; empty: they may.
 
@@ -141,6 +161,11 @@ class Adapter(ABC):
     def dialect(self) -> Dialect | None:
         """What the stream proxy needs; None: this engine's requests pass through unprotected. Never raises."""
         return None
+
+
+def is_wired_script(launch: Launch, mark: str) -> bool:
+    """Whether a script for a shell has been wired by hand: it has the word by which the shim is named."""
+    return launch.is_shell and any(mark in word for word in launch.words)
 
 
 def refuse_shell(launch: Launch, info: PluginInfo, flags: Sequence[str]) -> None:

@@ -8,18 +8,35 @@ import os
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rekindle_plugins.contract.adapter import Adapter, Launch, Wired, refuse_shell
+from rekindle_plugins.contract.adapter import PROXY_BY_HAND, Adapter, Launch, Wired, is_wired_script, refuse_shell
 from rekindle_plugins.contract.dialect import Dialect
+from rekindle_plugins.contract.errors import ConfigError
+from rekindle_plugins.contract.listening import Listening, ServerFlags
 from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.vllm.dialect import VllmDialect
 from rekindle_plugins.vllm.plugin import INFO
 
 FLAG = "--kv-transfer-config"
+SHORTEST_FLAG = "--kv-t"
+"""argparse takes it cut short, as long as nothing else begins so."""
+CONNECTOR = "RekindleConnector"
 TRANSFER_CONFIG: Mapping[str, str] = {
-    "kv_connector": "RekindleConnector",
+    "kv_connector": CONNECTOR,
     "kv_connector_module_path": "rekindle_plugins.vllm",
     "kv_role": "kv_both",
     "kv_load_failure_policy": "recompute",
+}
+BOTH_CONNECTORS = (
+    f"give it {FLAG} with kv_connector MultiConnector, and in kv_connector_extra_config.connectors what it has now and "
+    + json.dumps(dict(TRANSFER_CONFIG))
+)
+SERVER = ServerFlags(port=8000, spelled=lambda flag: flag.replace("_", "-"), is_argparse=True)
+NO_PORT: Mapping[str, str] = {
+    "--headless": "it has no server (--headless)",
+    "--uds": "it listens on a Unix socket (--uds)",
+    "--grpc": "it speaks gRPC (--grpc)",
+    "--ssl-keyfile": "it speaks TLS (--ssl-keyfile), and the proxy does not",
+    "--ssl-certfile": "it speaks TLS (--ssl-certfile), and the proxy does not",
 }
 IMAGES = ("vllm/vllm-openai", "vllm-openai", "llm-d")
 """Images whose entry point is a vLLM server, so that a container may have arguments only."""
@@ -42,14 +59,33 @@ class VllmAdapter(Adapter):
 
     def wire(self, launch: Launch) -> Wired:
         """vLLM takes underscores for dashes, and `--kv-transfer-config.kv_connector=…` for the JSON's fields."""
+        if is_wired_script(launch, CONNECTOR):
+            return Wired(launch, "vLLM's script has the connector already")
         refuse_shell(launch, self.info, self.flags())
-        if any(word.replace("_", "-").startswith(FLAG) for word in launch.words):
+        if any(word.replace("_", "-").startswith(SHORTEST_FLAG) for word in launch.words):
+            if not any(CONNECTOR in word for word in launch.words):
+                problem = f"it has a {FLAG} already, with another connector"
+                raise ConfigError("wire", "vllm command", problem, BOTH_CONNECTORS)
             return Wired(launch, f"vLLM keeps the {FLAG} it was given")
         flags = self.flags()
         return Wired(launch.with_args(*flags), f"vLLM gets {flags[0]} '{flags[1]}'")
 
     def flags(self) -> tuple[str, ...]:
         return (FLAG, json.dumps(dict(TRANSFER_CONFIG), separators=(",", ":")))
+
+    def listens(self, launch: Launch) -> Listening:
+        given = {word.partition("=")[0].replace("_", "-") for word in launch.words if word.startswith("--")}
+        for flag, problem in NO_PORT.items():
+            if flag in given:
+                raise ConfigError("move", "vLLM server", problem, PROXY_BY_HAND)
+        listening = SERVER.listening(launch)
+        if "--config" in given and not listening.is_told:
+            problem = "its port may be in the file of its --config"
+            raise ConfigError("move", "vLLM server", problem, "give it --port, which counts more than the file")
+        return listening
+
+    def moved(self, launch: Launch, port: int) -> Launch:
+        return SERVER.moved(launch, port)
 
     def dialect(self) -> Dialect:
         return VllmDialect()

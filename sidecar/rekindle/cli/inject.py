@@ -51,6 +51,12 @@ def injection_flags(command: Decorated) -> Decorated:
             show_default=True,
             help="How the sidecar sees the engine's GPUs. auto: env where it asks for some.",
         ),
+        click.option(
+            "--proxy", is_flag=True, help="Put the stream proxy before the engine's port; the engine moves to another."
+        ),
+        click.option(
+            "--engine-port", type=click.IntRange(1, 65535), help="Where the engine moves to.  [default: a free one]"
+        ),
         click.option("--store-size", default="8Gi", show_default=True, help="Node memory for checkpointed pages."),
         click.option("--engine-uid", type=click.IntRange(min=0), help="The engine's user, where no manifest says it."),
         click.option("--image", help=f"The sidecar's image.  [default: {IMAGE}:VERSION, ours]"),
@@ -127,6 +133,8 @@ def options_from(given: Mapping[str, Any]) -> tuple[Options, Backends]:
         gpu_mode=GpuMode(given["gpu_mode"]),
         store_size_bytes=store_size,
         engine_uid=given["engine_uid"],
+        proxy=given["proxy"],
+        engine_port=given["engine_port"],
         template_path=_path(given.get("template_path")),
     )
     return options, discover([Path(part) for part in given["plugin_dir"].split(":") if part])

@@ -2,8 +2,10 @@
 
 documents   a stream of YAML documents, of which those that are not changed keep their bytes
 kinds       where the pod templates of each kind of object are
+script      `sh -c "…"`: its commands as words, and changed
 engine      which container of a pod is the engine, and by which plugin
 additions   what is added to a pod, as plain values
+service_port  the engine's port, taken over by the stream proxy
 edits       changes that can be undone: each is written down in an annotation of the pod
 rewrite     the way of one manifest: un-inject, find the engine, edit
 """

@@ -26,8 +26,28 @@ OVERHEAD_BYTES = 512 << 20
 """What the sidecar may need beside the arena: interpreter, catalog, copiers."""
 STORE_SLACK_BYTES = 64 << 20
 """What the store's volume holds beside the arena."""
+PROXY_BYTES = 768 << 20
+"""What the stream proxy may need: an interpreter, and all that it keeps of answers (`proxy.limits`)."""
+LAST_PRIVILEGED_PORT = 1023
 
 Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """The service's port and the engine's new one."""
+
+    port: int
+    engine_port: int
+    listen_host: str
+    engine_host: str
+    is_declared: bool
+    """Whether the engine's container says that it has the port; then nobody else has to."""
+
+    @property
+    def route(self) -> str:
+        """The sidecar's setting `proxy`."""
+        return f"{self.listen_host}:{self.port}=http://{self.engine_host}:{self.engine_port}"
 
 
 @dataclass(frozen=True)
@@ -40,10 +60,12 @@ class Sidecar:
     """The engine's: the sidecar has to have the same one."""
     gpu_environment: bool = False
     """Sees the node's GPUs through the container runtime, without asking Kubernetes for one."""
-    gpu_claim: bool = False
-    """Shares the engine's GPUs by a resource claim."""
+    gpu_claims: tuple[str, ...] = ()
+    """The resource claims by which it shares the engine's GPUs."""
     shm_volume: str = ""
     """The engine's volume at /dev/shm, where it has one."""
+    proxy: Takeover | None = None
+    """The service's port, where the stream proxy takes it over."""
 
 
 def quantity(size_bytes: int) -> str:
@@ -63,11 +85,15 @@ def volumes(sidecar: Sidecar) -> list[Values]:
     ]
 
 
-def security(uid: int) -> Values:
-    """What the restricted Pod Security Standard asks for; a root engine's sidecar cannot have all of it."""
+def security(uid: int, port: int = LAST_PRIVILEGED_PORT + 1) -> Values:
+    """What the restricted Pod Security Standard asks for; a root engine's sidecar cannot have all of it.
+
+    `port`: the lowest one that it listens on. The standard lets a container have the right to a privileged one.
+    """
+    more = {"add": ["NET_BIND_SERVICE"]} if port <= LAST_PRIVILEGED_PORT else {}
     return {
         "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
+        "capabilities": {"drop": ["ALL"], **more},
         "readOnlyRootFilesystem": True,
         "runAsNonRoot": uid != 0,
         "runAsUser": uid,
@@ -89,13 +115,20 @@ def shim_container(sidecar: Sidecar) -> Values:
 
 
 def sidecar_container(sidecar: Sidecar) -> Values:
-    memory = quantity(sidecar.store_size_bytes + STORE_SLACK_BYTES + OVERHEAD_BYTES)
+    proxy = sidecar.proxy
+    size_bytes = sidecar.store_size_bytes + STORE_SLACK_BYTES + OVERHEAD_BYTES + (PROXY_BYTES if proxy else 0)
+    memory = quantity(size_bytes)
+    ports = [{"name": "rekindle-http", "containerPort": HTTP_PORT}]
     environment = [
         {"name": RUN_DIR_VARIABLE, "value": RUN_DIR},
         {"name": "REKINDLE_STORE_DIR", "value": STORE_DIR},
         {"name": "REKINDLE_STORE_SIZE", "value": str(sidecar.store_size_bytes)},
         {"name": "REKINDLE_HTTP", "value": f"0.0.0.0:{HTTP_PORT}"},
     ]
+    if proxy:
+        environment.append({"name": "REKINDLE_PROXY", "value": proxy.route})
+    if proxy and not proxy.is_declared:
+        ports.append({"name": "rekindle-proxy", "containerPort": proxy.port})
     if sidecar.gpu_environment:
         environment.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"})
         environment.append({"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"})
@@ -106,21 +139,21 @@ def sidecar_container(sidecar: Sidecar) -> Values:
     if sidecar.shm_volume:
         mounts.append({"name": sidecar.shm_volume, "mountPath": "/dev/shm"})
     resources: Values = {"requests": {"cpu": "100m", "memory": memory}, "limits": {"memory": memory}}
-    if sidecar.gpu_claim:
-        resources["claims"] = [{"name": CLAIM}]
+    if sidecar.gpu_claims:
+        resources["claims"] = [{"name": name} for name in sidecar.gpu_claims]
     return {
         "name": SIDECAR,
         "image": sidecar.image,
         "restartPolicy": "Always",
         "command": ["rekindle", "serve"],
         "env": environment,
-        "ports": [{"name": "rekindle-http", "containerPort": HTTP_PORT}],
+        "ports": ports,
         "startupProbe": probe("/readyz", period_s=1, failures=60),
         "livenessProbe": probe("/livez", period_s=10, failures=3),
         "readinessProbe": probe("/readyz", period_s=10, failures=3),
         "resizePolicy": [{"resourceName": "memory", "restartPolicy": "NotRequired"}],
         "resources": resources,
-        "securityContext": security(sidecar.uid),
+        "securityContext": security(sidecar.uid, proxy.port) if proxy else security(sidecar.uid),
         "volumeMounts": mounts,
     }
 

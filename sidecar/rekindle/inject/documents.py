@@ -6,9 +6,10 @@ stream's own style of indentation: its comments, order and quotes stay, but not 
 
 from __future__ import annotations
 
+import copy
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping, MutableSequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,10 @@ class Document:
     text: str
     node: Any
     is_changed: bool = False
+
+    def unshare(self) -> None:
+        """Writes out what anchors share, so that a change in one place stays in that place."""
+        _unshare(self.node, set())
 
 
 @dataclass
@@ -76,6 +81,23 @@ class Stream:
         self._yaml.dump(document.node, out)
         text = out.getvalue()
         return text if start is None or text.startswith("---") else f"---\n{text}"
+
+
+def _unshare(node: Any, seen: set[int]) -> None:
+    places: Any = ()
+    if isinstance(node, MutableMapping):
+        places = list(node.items())
+    elif isinstance(node, MutableSequence):
+        places = list(enumerate(node))
+    for key, value in places:
+        if not isinstance(value, MutableMapping | MutableSequence):
+            continue
+        if id(value) in seen:
+            value = copy.deepcopy(value)
+            getattr(value, "yaml_set_anchor", lambda _: None)(None)
+            node[key] = value
+        seen.add(id(value))
+        _unshare(value, seen)
 
 
 def _split(text: str) -> Iterable[str]:

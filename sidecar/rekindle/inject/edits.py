@@ -7,6 +7,7 @@ by hand and still be un-injected. What was there before an edit is kept in the r
     item      removing the element of that name from its list; the list too, where the edit made it
     value     putting the old value back, or removing the key where there was none
     words     removing the words that were appended to a list of words
+    swap      putting one word back in the place of another, both known with the word before them
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rekindle_plugins.contract.errors import ConfigError
+from ruamel.yaml.scalarstring import ScalarString
 
 Place = tuple[str, ...]
 """Keys from the pod's spec downwards; `name=NAME` picks an element of a list."""
@@ -74,6 +76,16 @@ class Edits:
         _move_trailing_comment(existing, last)
         self.record.append({"edit": "words", "at": list(place), "words": list(words), "new": is_new})
 
+    def swap_word(self, place: Place, index: int, word: str) -> None:
+        """Puts a word in another one's place, in a list of words."""
+        words = find(self.spec, place[:-1])[place[-1]]
+        if str(words[index]) == word:
+            return
+        old = str(words[index])
+        before = str(words[index - 1]) if index else ""
+        _put_word(words, index, word)
+        self.record.append({"edit": "swap", "at": list(place), "before": before, "old": old, "word": word})
+
 
 def undo(spec: Any, record: Sequence[Mapping[str, Any]]) -> None:
     """Takes edits back. Raises ConfigError where the manifest was changed so that this cannot be done exactly."""
@@ -84,6 +96,8 @@ def undo(spec: Any, record: Sequence[Mapping[str, Any]]) -> None:
             _remove_item(parent, place, str(entry["name"]), bool(entry["new"]))
         elif entry["edit"] == "words":
             _remove_words(parent, place, list(entry["words"]), bool(entry["new"]))
+        elif entry["edit"] == "swap":
+            _swap_back(parent, place, str(entry["before"]), str(entry["old"]), str(entry["word"]))
         elif "old" in entry:
             parent[place[-1]] = entry["old"]
         else:
@@ -128,6 +142,22 @@ def _remove_words(parent: Any, place: Place, words: list[str], was_new: bool) ->
             return
     problem = f"{' '.join(words)} is not there any more as it was added"
     raise ConfigError("uninject", "/".join(place), problem, "undo by hand what is left of it")
+
+
+def _swap_back(parent: Any, place: Place, before: str, old: str, word: str) -> None:
+    words = parent.get(place[-1]) or []
+    for index in range(len(words) - 1, -1, -1):
+        if str(words[index]) == word and (str(words[index - 1]) if index else "") == before:
+            _put_word(words, index, old)
+            return
+    problem = f"{before} {word}".strip() + " is not there any more as it was put"
+    raise ConfigError("uninject", "/".join(place), problem, f"put {old!r:.200} back by hand")
+
+
+def _put_word(words: MutableSequence[str], index: int, word: str) -> None:
+    """Quoted as the one that was there."""
+    kind = type(words[index])
+    words[index] = kind(word) if issubclass(kind, ScalarString) else word
 
 
 def _insert(parent: MutableMapping[str, Any], key: str, value: Any) -> Any:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rekindle_plugins.contract.adapter import Adapter, Launch
 from rekindle_plugins.contract.errors import ConfigError
 
 from rekindle.backends import Backends
+from rekindle.inject.additions import SHIM_MOUNT
+from rekindle.inject.edits import Place
+from rekindle.inject.script import Script, scripts_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,12 @@ class EngineContainer:
     node: Any
     launch: Launch
     adapter: Adapter
+    script: Script | None = None
+    """Where the launch is one command of a script for a shell."""
+
+    @property
+    def at(self) -> Place:
+        return ("containers", f"name={self.name}")
 
 
 def launch_of(container: Mapping[str, Any]) -> Launch:
@@ -26,7 +35,8 @@ def launch_of(container: Mapping[str, Any]) -> Launch:
         for entry in container.get("env") or ()
         if isinstance(entry, Mapping) and "name" in entry
     }
-    return Launch(_words(container, "command"), _words(container, "args"), environment, str(container.get("image", "")))
+    words = (_words(container, "command"), _words(container, "args"))
+    return Launch(*words, environment, str(container.get("image", "")), plugins_dir=SHIM_MOUNT)
 
 
 def find_engine(spec: Any, backends: Backends, backend: str | None, name: str | None) -> EngineContainer | None:
@@ -39,7 +49,7 @@ def find_engine(spec: Any, backends: Backends, backend: str | None, name: str | 
     adapter = backends.named(backend) if backend else None
     found = []
     for node in containers:
-        launch = launch_of(node)
+        launch, script = _launch_or_command(node, adapter, backends)
         if name is not None:
             mine = (adapter or backends.for_launch(launch)) if node.get("name") == name else None
         elif adapter is not None:
@@ -47,7 +57,7 @@ def find_engine(spec: Any, backends: Backends, backend: str | None, name: str | 
         else:
             mine = backends.for_launch(launch)
         if mine is not None:
-            found.append(EngineContainer(str(node.get("name", "")), node, launch, mine))
+            found.append(EngineContainer(str(node.get("name", "")), node, launch, mine, script))
     if name is not None and not found:
         names = ", ".join(str(node.get("name")) for node in containers) or "none"
         there = any(node.get("name") == name for node in containers)
@@ -57,6 +67,21 @@ def find_engine(spec: Any, backends: Backends, backend: str | None, name: str | 
         names = " and ".join(engine.name for engine in found)
         raise ConfigError("find", "the engine", f"{names} look like engines", "name one with --container")
     return found[0] if found else None
+
+
+def _launch_or_command(
+    node: Mapping[str, Any], adapter: Adapter | None, backends: Backends
+) -> tuple[Launch, Script | None]:
+    """The container's launch; for a script of which one command starts an engine, that command's."""
+    launch = launch_of(node)
+    if not launch.is_shell:
+        return launch, None
+    found = []
+    for script in scripts_of(node):
+        command = replace(launch, command=tuple(word.text for word in script.words), args=())
+        if not command.is_shell and (adapter.recognises(command) if adapter else backends.for_launch(command)):
+            found.append((command, script))
+    return found[0] if len(found) == 1 else (launch, None)
 
 
 def _words(container: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -7,24 +7,28 @@ was, with the reason; nothing is ever half done.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import enum
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rekindle_plugins.contract.adapter import RUN_DIR_VARIABLE
+from rekindle_plugins.contract.adapter import PROXY_BY_HAND, RUN_DIR_VARIABLE, Launch
 from rekindle_plugins.contract.errors import ConfigError, RekindleError
 
 from rekindle.backends import Backends
-from rekindle.inject import additions
+from rekindle.inject import additions, service_port
 from rekindle.inject.documents import Document, Stream
-from rekindle.inject.edits import Edits, undo
+from rekindle.inject.edits import Edits, Place, undo
 from rekindle.inject.engine import EngineContainer, find_engine
 from rekindle.inject.kinds import Path, PodTemplate, pod_templates
 
 PREFIX = "rekindle.dev/"
 SWITCH, INJECTED, EDITS, ADDED = (PREFIX + name for name in ("inject", "injected", "edits", "added"))
+PROXY, ENGINE_PORT = PREFIX + "proxy", PREFIX + "engine-port"
+"""What one pod says of itself, whatever the options say."""
+YES, NO = ("enabled", "true"), ("disabled", "false")
 RECORD_VERSION = 1
 GPU_RESOURCE = "nvidia.com/gpu"
 
@@ -51,6 +55,10 @@ class Options:
     gpu_mode: GpuMode = GpuMode.AUTO
     store_size_bytes: int = 8 << 30
     engine_uid: int | None = None
+    proxy: bool = False
+    """Whether the stream proxy takes over the engine's port."""
+    engine_port: int | None = None
+    """Where the engine listens behind it; None: the first port that no text of the pod mentions."""
     template_path: Path | None = None
     """Where objects of a kind that we do not know have their pod template."""
 
@@ -88,11 +96,13 @@ def inject_object(
 ) -> tuple[list[Rewritten], list[additions.Values]]:
     """Changes one object: all its pods, or none. Returns what became of each, and objects that it needs beside it."""
     before, was_changed = copy.deepcopy(document.node), document.is_changed
+    document.unshare()
     more: list[additions.Values] = []
     results = [_inject_pod(document, pod, options, backends, more) for pod in _pods(document, options)]
     if any(result.outcome is Outcome.REFUSED for result in results):
+        results, more = [_not_alone(result) for result in results], []
+    if not any(result.outcome is Outcome.INJECTED for result in results):
         document.node, document.is_changed = before, was_changed
-        return [_not_alone(result) for result in results], []
     return results, more
 
 
@@ -148,7 +158,7 @@ def _undo_pod(pod: PodTemplate) -> None:
 def _inject_pod(
     document: Document, pod: PodTemplate, options: Options, backends: Backends, more: list[additions.Values]
 ) -> Rewritten:
-    if str(_annotations(pod.owner).get(SWITCH, "")).lower() in ("disabled", "false"):
+    if str(_annotations(pod.owner).get(SWITCH, "")).lower() in NO:
         return Rewritten(pod.where, Outcome.SKIPPED, (f"annotation {SWITCH} says so",))
     try:
         engine = find_engine(pod.spec, backends, options.backend, options.container)
@@ -156,10 +166,13 @@ def _inject_pod(
             return Rewritten(pod.where, Outcome.SKIPPED, ("no container looks like an engine",))
         notes: list[str] = []
         edits = Edits(pod.spec)
-        _wire(edits, engine, notes)
+        has_proxy = _wants_proxy(pod, options)
+        wired = _wired(engine, has_proxy, notes)
+        takeover = _take_over(pod, engine, options, notes) if has_proxy else None
+        _edit_engine(edits, engine, wired, takeover, notes)
         sidecar = _decide(edits, pod, engine, options, notes)
-        _add(edits, engine, sidecar)
-        if sidecar.gpu_claim:
+        _add(edits, engine, dataclasses.replace(sidecar, proxy=takeover))
+        if sidecar.gpu_claims == (additions.CLAIM,):
             more.append(_claim(document, edits, pod, engine))
         _annotate(pod, edits, options.version)
     except RekindleError as error:
@@ -169,25 +182,71 @@ def _inject_pod(
     return Rewritten(pod.where, Outcome.INJECTED, (f"engine {engine.name} ({engine.adapter.info.name})", *notes))
 
 
-def _wire(edits: Edits, engine: EngineContainer, notes: list[str]) -> None:
-    """The plugin's flags, and where the engine finds shim and sidecar. First, since it is what may be refused."""
-    wired = engine.adapter.wire(engine.launch)
+def _wants_proxy(pod: PodTemplate, options: Options) -> bool:
+    """What the pod says itself goes before what the user says of all."""
+    said = str(_annotations(pod.owner).get(PROXY, YES[0] if options.proxy else NO[0])).lower()
+    if said not in (*YES, *NO):
+        raise ConfigError("inject", f"annotation {PROXY}", f"{said!r:.40} is neither {YES[0]} nor {NO[0]}")
+    return said in YES
+
+
+def _wired(engine: EngineContainer, has_proxy: bool, notes: list[str]) -> Launch:
+    """The launch with the plugin's flags. First, since it is what may be refused."""
+    launch = engine.launch.with_environment(**{RUN_DIR_VARIABLE: additions.RUN_DIR})
+    try:
+        wired = engine.adapter.wire(launch)
+    except ConfigError as error:
+        more = f"; for the proxy, {PROXY_BY_HAND}" if has_proxy else ""
+        raise ConfigError(error.op, error.subject, error.problem, error.hint + more) from error
     if wired.note:
         notes.append(wired.note)
-    at = ("containers", f"name={engine.name}")
-    for key, old, new in (
-        ("command", engine.launch.command, wired.launch.command),
-        ("args", engine.launch.args, wired.launch.args),
-    ):
-        if new[: len(old)] != old:
-            edits.set_value((*at, key), list(new))
-        elif len(new) > len(old):
-            edits.append_words((*at, key), new[len(old) :])
-    _set_python_path(edits, engine, at)
-    edits.add_item((*at, "env"), {"name": RUN_DIR_VARIABLE, "value": additions.RUN_DIR})
+    return wired.launch
 
 
-def _set_python_path(edits: Edits, engine: EngineContainer, at: tuple[str, ...]) -> None:
+def _take_over(pod: PodTemplate, engine: EngineContainer, options: Options, notes: list[str]) -> additions.Takeover:
+    """What becomes of the engine's port."""
+    port = str(_annotations(pod.owner).get(ENGINE_PORT, options.engine_port or ""))
+    if port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError("inject", f"annotation {ENGINE_PORT}", f"{port!r:.40} is no port")
+    takeover = service_port.plan(pod.spec, engine, engine.launch, int(port) if port else None)
+    notes.append(f"port {takeover.port} is the stream proxy's; the engine moves to {takeover.engine_port}")
+    if engine.adapter.dialect() is None:
+        notes.append(f"no answer of {engine.adapter.info.name} is continued: its plugin does not know how")
+    return takeover
+
+
+def _edit_engine(
+    edits: Edits, engine: EngineContainer, launch: Launch, takeover: additions.Takeover | None, notes: list[str]
+) -> None:
+    """The engine's command and environment, and for the proxy its port and what asks there."""
+    if takeover is not None:
+        launch = engine.adapter.moved(launch, takeover.engine_port)
+        service_port.follow(edits, engine, takeover, notes)
+    script = engine.script
+    if script is not None:
+        edits.swap_word((*engine.at, script.key), script.index, script.with_words(launch.words))
+    else:
+        _set_words(edits, (*engine.at, "command"), engine.launch.command, launch.command)
+        _set_words(edits, (*engine.at, "args"), engine.launch.args, launch.args)
+    _set_python_path(edits, engine)
+    for name, value in launch.environment.items():
+        if engine.launch.environment.get(name) != value:
+            edits.add_item((*engine.at, "env"), {"name": name, "value": value})
+
+
+def _set_words(edits: Edits, place: Place, old: tuple[str, ...], new: tuple[str, ...]) -> None:
+    """Word by word, so that everything else of the list may be changed by hand and still be un-injected."""
+    if len(new) < len(old):
+        edits.set_value(place, list(new))
+        return
+    for index, (before, after) in enumerate(zip(old, new, strict=False)):
+        if before != after:
+            edits.swap_word(place, index, after)
+    if len(new) > len(old):
+        edits.append_words(place, new[len(old) :])
+
+
+def _set_python_path(edits: Edits, engine: EngineContainer) -> None:
     for entry in engine.node.get("env") or ():
         if isinstance(entry, Mapping) and entry.get("name") == "PYTHONPATH":
             if "value" not in entry:
@@ -195,15 +254,15 @@ def _set_python_path(edits: Edits, engine: EngineContainer, at: tuple[str, ...])
                 raise ConfigError(
                     "wire", f"container {engine.name}", problem, f"put {additions.SHIM_MOUNT} first in it"
                 )
-            edits.set_value((*at, "env", "name=PYTHONPATH", "value"), f"{additions.SHIM_MOUNT}:{entry['value']}")
+            edits.set_value((*engine.at, "env", "name=PYTHONPATH", "value"), f"{additions.SHIM_MOUNT}:{entry['value']}")
             return
-    edits.add_item((*at, "env"), {"name": "PYTHONPATH", "value": additions.SHIM_MOUNT})
+    edits.add_item((*engine.at, "env"), {"name": "PYTHONPATH", "value": additions.SHIM_MOUNT})
 
 
 def _decide(
     edits: Edits, pod: PodTemplate, engine: EngineContainer, options: Options, notes: list[str]
 ) -> additions.Sidecar:
-    gpus = _gpu_count(engine)
+    gpus, claims = _gpu_count(engine), _claims(engine)
     mode = options.gpu_mode
     if mode is GpuMode.AUTO:
         mode = GpuMode.ENV if gpus else GpuMode.NONE
@@ -213,8 +272,10 @@ def _decide(
     if mode is GpuMode.ENV:
         edits.set_value(("runtimeClassName",), "nvidia")
         notes.append("the sidecar sees every GPU of its node (--gpu-mode env); dra shares the engine's alone")
-    if mode is GpuMode.DRA and not gpus:
+    if mode is GpuMode.DRA and not gpus and not claims:
         raise ConfigError("inject", f"container {engine.name}", f"it asks for no {GPU_RESOURCE}", "use --gpu-mode none")
+    if mode is GpuMode.NONE and claims:
+        notes.append(f"its devices come by claims ({', '.join(claims)}): --gpu-mode dra shares them with the sidecar")
     uid = _uid(pod, engine, options)
     if uid == 0:
         notes.append("the engine runs as root, and so does the sidecar: not within the restricted security standard")
@@ -224,16 +285,15 @@ def _decide(
         options.store_size_bytes,
         uid,
         gpu_environment=mode is GpuMode.ENV,
-        gpu_claim=mode is GpuMode.DRA,
+        gpu_claims=() if mode is not GpuMode.DRA else (additions.CLAIM,) if gpus else claims,
         shm_volume=str(shm[0]) if shm else "",
     )
 
 
 def _add(edits: Edits, engine: EngineContainer, sidecar: additions.Sidecar) -> None:
-    at = ("containers", f"name={engine.name}")
     for mount in additions.engine_mounts():
-        edits.add_item((*at, "volumeMounts"), mount)
-    edits.set_value((*at, "livenessProbe"), additions.engine_probe())
+        edits.add_item((*engine.at, "volumeMounts"), mount)
+    edits.set_value((*engine.at, "livenessProbe"), additions.engine_probe())
     for volume in additions.volumes(sidecar):
         edits.add_item(("volumes",), volume)
     edits.add_item(("initContainers",), additions.sidecar_container(sidecar))
@@ -244,7 +304,7 @@ def _claim(document: Document, edits: Edits, pod: PodTemplate, engine: EngineCon
     """One claim for both containers in the place of the engine's own request."""
     count, metadata = _gpu_count(engine), document.node.get("metadata") or {}
     name = f"{pod.where.split()[-1]}-{additions.CLAIM}".lower()
-    at = ("containers", f"name={engine.name}", "resources")
+    at = (*engine.at, "resources")
     for part in ("limits", "requests"):
         if GPU_RESOURCE in (engine.node["resources"].get(part) or {}):
             edits.remove_value((*at, part, GPU_RESOURCE))
@@ -279,6 +339,12 @@ def _gpu_count(engine: EngineContainer) -> int:
     resources = engine.node.get("resources") or {}
     counts = [int((resources.get(part) or {}).get(GPU_RESOURCE, 0)) for part in ("limits", "requests")]
     return max(counts)
+
+
+def _claims(engine: EngineContainer) -> tuple[str, ...]:
+    """The resource claims that it names already."""
+    resources = engine.node.get("resources") or {}
+    return tuple(str(claim["name"]) for claim in resources.get("claims") or ())
 
 
 def _uid(pod: PodTemplate, engine: EngineContainer, options: Options) -> int:

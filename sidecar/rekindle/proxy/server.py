@@ -66,7 +66,9 @@ class ProxyServer:
         )
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, self._address.host, self._address.port, backlog=1024)
+        # asyncio's socket at :: takes IPv6 only, where engines take both: without a host there is one for each.
+        host = None if self._address.host == "::" else self._address.host
+        self._site = web.TCPSite(self._runner, host, self._address.port, backlog=1024)
         try:
             await self._site.start()
         except OSError as error:

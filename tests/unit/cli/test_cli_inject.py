@@ -34,6 +34,16 @@ def test_a_pipe_there_and_back_again() -> None:
     assert "Pod p: uninjected" in back.stderr
 
 
+def test_the_proxy_is_a_flag_away() -> None:
+    done = rekindle("inject", "--proxy", "--engine-port", "9900", given=MANIFEST)
+    assert done.returncode == 0, done.stderr
+    assert "value: 0.0.0.0:8000=http://127.0.0.1:9900" in done.stdout
+    assert "port 8000 is the stream proxy's; the engine moves to 9900" in done.stderr
+    assert rekindle("uninject", given=done.stdout).stdout == MANIFEST
+    shown = rekindle("diff", "--proxy", given=MANIFEST)
+    assert "value: 0.0.0.0:8000=http://127.0.0.1:9471" in shown.stdout
+
+
 def test_diff_shows_and_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(MANIFEST)

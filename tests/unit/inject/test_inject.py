@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,11 @@ def test_every_gpu_mode_stays_valid(mode: GpuMode, backends: Backends) -> None:
     assert ("nvidia.com/gpu" in str(spec["containers"])) is (mode is not GpuMode.DRA)
 
 
-def check_references(spec: Mapping[str, Any]) -> None:
-    """What no schema says: mounts name volumes, claims are there, names are unique, probes name ports that are open."""
+def check_references(spec: Mapping[str, Any], claimed: Collection[str] = ()) -> None:
+    """What no schema says: mounts name volumes, claims are there, names are unique, probes name ports that are open.
+
+    `claimed`: volumes that a stateful set adds to its pods.
+    """
     containers = [*spec.get("initContainers", ()), *spec["containers"]]
     names = [container["name"] for container in containers]
     assert len(set(names)) == len(names)
@@ -94,7 +97,7 @@ def check_references(spec: Mapping[str, Any]) -> None:
     claims = {claim["name"] for claim in spec.get("resourceClaims", ())}
     ports = {port["containerPort"] for container in containers for port in container.get("ports", ())}
     for container in containers:
-        assert {mount["name"] for mount in container.get("volumeMounts", ())} <= set(volumes)
+        assert {mount["name"] for mount in container.get("volumeMounts", ())} <= {*volumes, *claimed}
         assert {claim["name"] for claim in container.get("resources", {}).get("claims", ())} <= claims
         if container["name"] == "rekindle":
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -159,7 +162,12 @@ def test_what_the_engine_has_is_kept_beside_what_is_added(backends: Backends) ->
 @pytest.mark.parametrize(
     ("text", "changes", "why"),
     [
-        (pod('{name: e, image: i, command: [sh, -c, "vllm serve m"]}'), {}, "a script for a shell"),
+        (pod('{name: e, image: i, command: [sh, -c, "vllm serve m | tee log"]}'), {}, "a script for a shell"),
+        (
+            pod('{name: e, image: i, command: [vllm, serve, m, --kv-transfer-config, \'{"kv_connector":"X"}\']}'),
+            {},
+            "with another connector",
+        ),
         (pod(VLLM, "{name: two, image: i, command: [vllm, serve, n]}"), {}, "vllm and two look like engines"),
         (pod(VLLM), {"container": "other"}, "there is no such container, only vllm"),
         (pod("{name: e, image: i}"), {"container": "e"}, "no plugin knows what it runs"),
@@ -180,7 +188,18 @@ def test_what_the_engine_has_is_kept_beside_what_is_added(backends: Backends) ->
             "comes from elsewhere",
         ),
     ],
-    ids=["shell", "two engines", "no container", "unknown", "no plugin", "name clash", "user", "no gpu", "path"],
+    ids=[
+        "shell",
+        "connector",
+        "two engines",
+        "no container",
+        "unknown",
+        "no plugin",
+        "name clash",
+        "user",
+        "no gpu",
+        "path",
+    ],
 )
 def test_what_cannot_be_done_safely_is_refused_and_left_as_it_was(
     text: str, changes: dict[str, Any], why: str, backends: Backends
@@ -189,6 +208,45 @@ def test_what_cannot_be_done_safely_is_refused_and_left_as_it_was(
     assert done.outcome is Outcome.REFUSED
     assert why in " ".join(done.notes)
     assert plain(result) == plain(text)
+
+
+def test_a_simple_command_in_a_script_is_edited_in_place_and_taken_back(backends: Backends) -> None:
+    text = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  containers:
+  - name: vllm
+    image: i
+    command: [/bin/bash, -exc]
+    args:
+    - |
+      cd /app  # where it is
+      vllm serve ${MODEL} \\
+        --port 8000 \\
+        --max-model-len 4096
+    readinessProbe: {tcpSocket: {port: 8000}}
+"""
+    result, (done,) = injected(text, backends, proxy=True)
+    assert done.outcome is Outcome.INJECTED
+    (script,) = plain(result)[0]["spec"]["containers"][0]["args"]
+    assert script.startswith(
+        "cd /app  # where it is\nvllm serve ${MODEL} \\\n  --port 9471 \\\n  --max-model-len 4096 --kv-"
+    )
+    assert script.endswith("'\n")
+    assert "    - |\n" in result
+    assert plain(result)[0]["spec"]["containers"][0]["readinessProbe"]["tcpSocket"]["port"] == 9471
+    stream = Stream.read("manifest", result)
+    uninject(stream)
+    assert plain(stream.write()) == plain(text)
+
+
+def test_a_script_that_was_wired_by_hand_is_taken_as_it_is(backends: Backends) -> None:
+    command = "[sh, -c, 'vllm serve m --kv-transfer-config {RekindleConnector} | tee log']"
+    _, (done,) = injected(pod("{name: e, image: i, command: " + command + "}"), backends)
+    assert done.outcome is Outcome.INJECTED
+    assert "vLLM's script has the connector already" in done.notes
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_everything_else_is_allowed_as_it_is(body: dict[str, Any], backends: Bac
     ("container", "reason"),
     [
         ({"name": "web", "image": "nginx"}, "no container looks like an engine"),
-        ({"name": "e", "image": "i", "command": ["sh", "-c", "vllm serve m"]}, "a script for a shell"),
+        ({"name": "e", "image": "i", "command": ["sh", "-c", "vllm serve m | tee x"]}, "a script for a shell"),
     ],
 )
 def test_a_pod_that_cannot_be_injected_says_why_and_is_created(
@@ -109,6 +109,23 @@ def test_a_pod_that_cannot_be_injected_says_why_and_is_created(
     assert result["spec"] == given["spec"]
     assert reason in result["metadata"]["annotations"]["rekindle.dev/skip-reason"]
     assert result["metadata"]["annotations"]["mine"] == "kept"
+
+
+def test_a_pod_can_ask_for_the_proxy(backends: Backends) -> None:
+    given = pod(VLLM, annotations={**ENABLED, "rekindle.dev/proxy": "enabled", "rekindle.dev/engine-port": "9900"})
+    result = patched(given, review(asked(given), OPTIONS, backends))
+    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **result}, "1.34", strict=True)
+    (sidecar,) = [c for c in result["spec"]["initContainers"] if c["name"] == "rekindle"]
+    assert {"name": "REKINDLE_PROXY", "value": "0.0.0.0:8000=http://127.0.0.1:9900"} in sidecar["env"]
+    assert result["spec"]["containers"][0]["command"][-2:] == ["--port", "9900"]
+
+
+def test_a_pod_whose_port_cannot_be_taken_over_says_why(backends: Backends) -> None:
+    container = {**VLLM, "command": ["vllm", "serve", "m", "--port=$(PORT)"]}
+    given = pod(container, annotations={**ENABLED, "rekindle.dev/proxy": "enabled"})
+    result = patched(given, review(asked(given), OPTIONS, backends))
+    assert result["spec"] == given["spec"]
+    assert "the variable PORT" in result["metadata"]["annotations"]["rekindle.dev/skip-reason"]
 
 
 def test_claims_are_not_for_a_webhook(backends: Backends) -> None:

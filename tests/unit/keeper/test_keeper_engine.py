@@ -241,9 +241,7 @@ def test_more_resets_than_anybody_needs_are_refused(tmp_path: Path, deaths: Late
     asyncio.run(run())
 
 
-def test_a_dead_engines_pages_are_planned_while_its_copier_has_not_died_yet(
-    tmp_path: Path, deaths: LateDeaths
-) -> None:
+def test_a_dead_engines_pages_are_planned_while_its_copier_has_not_died_yet(tmp_path: Path, deaths: LateDeaths) -> None:
     async def run() -> None:
         async with attached(tmp_path) as (_, impostor, engine):
             impostor.journal.append(pack_payload(0, 0, 0, 0, b"k" * 32, ROOT, (1,) * PAGE_TOKENS))

@@ -70,9 +70,7 @@ class FakeCopier:
 class Scene:
     """One lane, its copiers in order, and the rows it has answered."""
 
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, announce_at_once: bool = True, spec: LaneSpec = SPEC
-    ) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, announce_at_once: bool = True, spec: LaneSpec = SPEC) -> None:
         self.copiers: list[FakeCopier] = []
         self.to_announce: list[Callable[[], None]] = []
         self.answers: list[tuple[Row, DoneRow | None]] = []

@@ -48,6 +48,14 @@ def test_a_plain_command_gets_our_file_and_the_run_directory_under_the_engines_p
         assert name in lines
 
 
+def test_a_container_gets_the_file_from_where_it_will_have_the_package(adapter: TensorRtLlmAdapter) -> None:
+    launch = Launch((), SERVE, {"REKINDLE_RUN_DIR": "/run/x"}, "nvcr.io/nvidia/tensorrt-llm/release", "/opt/rekindle")
+    wired = adapter.wire(launch).launch
+    assert wired.args == (*SERVE, "--config", "/opt/rekindle/rekindle_plugins/tensorrt_llm/engine.yaml")
+    assert wired.environment["TLLM_REKINDLE_RUN_DIR"] == "/run/x"
+    assert adapter.wire(wired).launch == wired
+
+
 @pytest.mark.parametrize(
     "launch",
     [
@@ -62,3 +70,11 @@ def test_what_cannot_be_wired_safely_is_refused_with_what_to_do(adapter: TensorR
     with pytest.raises(ConfigError) as refused:
         adapter.wire(launch)
     assert "TLLM_REKINDLE_RUN_DIR" in refused.value.hint
+
+
+def test_a_file_that_was_edited_by_hand_is_kept_when_the_environment_says_so(adapter: TensorRtLlmAdapter) -> None:
+    environment = {"TLLM_REKINDLE_RUN_DIR": "/run/rekindle/private"}
+    launch = Launch((*SERVE, "--config", "mine.yaml"), environment=environment, image="i")
+    assert adapter.wire(launch).launch == launch
+    script = Launch(("sh", "-c", "trtllm-serve m --config /opt/rekindle/rekindle_plugins/tensorrt_llm/engine.yaml"))
+    assert adapter.wire(script).launch == script
