@@ -236,7 +236,7 @@ class VllmEngine:
     def _environment(self) -> dict[str, str]:
         ours = ("REKINDLE_", "VLLM_", "PYTHON")
         return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
-            "PYTHONPATH": str(ROOT / "plugins"),
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), *filter(None, [os.environ.get("NIXL_PATH")])]),
             "REKINDLE_RUN_DIR": str(self._run_dir),
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "0",

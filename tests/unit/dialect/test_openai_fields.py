@@ -27,7 +27,7 @@ SOME: dict[str, Any] = {
     "include_reasoning": False,
     "parallel_tool_calls": False,
     "spaces_between_special_tokens": False,
-    "kv_transfer_params": {"do_remote_prefill": True},
+    "kv_transfer_params": {"do_remote_decode": True},
     "ec_transfer_params": {"a": 1},
 }
 """A value of each field that is not neutral; "x" for the others."""
@@ -94,6 +94,13 @@ def test_sampling_is_replayed_where_a_seed_is_repeated_and_impossible_elsewhere(
     assert way(GREEDY | {"temperature": 1}, samples=True) is Way.REPLAY
     assert way(GREEDY | {"temperature": 1}, samples=True, has_seed=False) is Way.IMPOSSIBLE
     assert way(GREEDY | {"temperature": 1, "stop": "x"}, samples=True, has_seed=False) is Way.IMPOSSIBLE
+
+
+def test_a_prompt_that_came_from_a_prefill_engine_is_a_prompt_like_any_other() -> None:
+    params = {"do_remote_prefill": True, "remote_block_ids": [[1]]}
+    assert way(GREEDY | {"kv_transfer_params": params}) is Way.CONTINUE
+    assert way(GREEDY | {"kv_transfer_params": params, "stop": "x"}) is Way.REPLAY
+    assert way(GREEDY | {"kv_transfer_params": params | {"do_remote_prefill": False}}) is Way.IMPOSSIBLE
 
 
 def test_the_worst_field_decides() -> None:
