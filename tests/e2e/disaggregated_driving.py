@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_driving import ANSWER_S, REKINDLE, Launcher, Session, Stream, VllmEngine, VllmPod, free_port
+from driving import Sidecar
+from vllm_driving import ANSWER_S, Launcher, Stream, VllmEngine, VllmPod, free_port
 
 NIXL: dict[str, Any] = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
 ASK_PREFILL: dict[str, Any] = {
@@ -25,12 +26,12 @@ ASK_PREFILL: dict[str, Any] = {
 
 
 def composed(*children: dict[str, Any], role: str = "kv_both") -> dict[str, Any]:
-    """The configuration of a MultiConnector with these children."""
+    """The configuration of a MultiConnector with these children, all of them in one role."""
     return {
         "kv_connector": "MultiConnector",
         "kv_role": role,
         "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {"connectors": [{**child, "kv_role": role} for child in children]},
+        "kv_connector_extra_config": {"connectors": [child | {"kv_role": role} for child in children]},
     }
 
 
@@ -44,66 +45,65 @@ class DisaggregatedEngine(VllmEngine):
 
 
 class Side:
-    """A pod with one engine. `core`: the processor core that it computes on."""
+    """A pod with one engine behind the sidecar's proxy. `core`: the processor core that it computes on."""
 
-    def __init__(self, launcher: Launcher, model: Path, core: int, transfer: dict[str, Any], proxied: bool) -> None:
-        self.engine_port, self.proxy_port = free_port(), free_port()
-        proxy = {"proxy": f"127.0.0.1:{self.proxy_port}=http://127.0.0.1:{self.engine_port}", "proxy_wait": "10m"}
-        self.pod = VllmPod(launcher, **(proxy if proxied else {}))
-        self.engine = DisaggregatedEngine(launcher, model, self.pod, kv_transfer_config=transfer)
-        self.engine.fixed_port = self.engine_port
+    def __init__(self, launcher: Launcher, model: Path, core: int, transfer: dict[str, Any], **flags: Any) -> None:
+        self.port, engine_port = free_port(), free_port()
+        proxy = f"127.0.0.1:{self.port}=http://127.0.0.1:{engine_port}"
+        self.pod = VllmPod(launcher, proxy=proxy, proxy_wait="10m")
+        self.engine = DisaggregatedEngine(launcher, model, self.pod, kv_transfer_config=transfer, **flags)
+        self.engine.fixed_port = engine_port
         self.engine.environ["VLLM_CPU_OMP_THREADS_BIND"] = str(core)
         self.pod.engines.append(self.engine)
-        self.pod.sidecar.start()
+
+    @property
+    def sidecar(self) -> Sidecar:
+        return self.pod.sidecar
+
+    def stream(self, prompt: Sequence[int], max_tokens: int, **fields: Any) -> Stream:
+        """Through the proxy."""
+        return Stream(self, prompt, max_tokens, **fields)
+
+    def hand_over(self, prompt: Sequence[int], **fields: Any) -> dict[str, Any]:
+        """The first step, through the proxy: what goes into the second one's request."""
+        plain = {"model": "m", "prompt": list(prompt), "max_tokens": 1, "temperature": 0, "stream": False}
+        body = json.dumps(plain | fields | {"kv_transfer_params": ASK_PREFILL})
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S)
+        try:
+            connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            assert answer.status == 200, f"HTTP {answer.status}: {text[:2000].decode(errors='replace')}"
+            return json.loads(text)["kv_transfer_params"]
+        finally:
+            connection.close()
 
 
 class Pair:
-    """Use as a context manager. Nothing but the sidecars is started."""
+    """Use as a context manager. The sidecars serve; no engine has been started."""
 
-    def __init__(
-        self, launcher: Launcher, model: Path, prefill: dict[str, Any], decode: dict[str, Any], proxied: bool = True
-    ) -> None:
-        self.sides = [Side(launcher, model, core, config, proxied) for core, config in ((0, prefill), (1, decode))]
-        self.prefill, self.decode = (side.engine for side in self.sides)
+    def __init__(self, launcher: Launcher, model: Path, prefill: dict[str, Any], decode: dict[str, Any]) -> None:
+        self.prefill = Side(launcher, model, 0, prefill, max_num_batched_tokens=256)
+        self.decode = Side(launcher, model, 1, decode)
 
     def start(self) -> Pair:
-        for side in self.sides:
-            side.engine.begin()
-        for side in self.sides:
-            side.engine.wait_until_serving()
+        """Those engines that are not running, both at once."""
+        fresh = [side.engine for side in (self.prefill, self.decode) if not side.engine.is_running]
+        for engine in fresh:
+            engine.begin()
+        for engine in fresh:
+            engine.wait_until_serving()
         return self
 
-    def hand_over(self, prompt: Sequence[int], **fields: Any) -> dict[str, Any]:
-        """The first step, asked of the prefill engine itself: what goes into the second one's request."""
-        return post(self.prefill.port, prefill_request(prompt, **fields))["kv_transfer_params"]
-
     def __enter__(self) -> Pair:
+        try:
+            for side in (self.prefill, self.decode):
+                side.sidecar.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        for side in self.sides:
+        for side in (self.prefill, self.decode):
             side.pod.__exit__(*error)
-
-    def logs(self) -> dict[str, str]:
-        names = ("prefill", "decode")
-        return {f"{n} {k}": text for n, s in zip(names, self.sides, strict=True) for k, text in s.pod.logs().items()}
-
-
-def prefill_request(prompt: Sequence[int], **fields: Any) -> dict[str, Any]:
-    plain = {"model": "m", "prompt": list(prompt), "max_tokens": 1, "temperature": 0, "stream": False}
-    return plain | fields | {"kv_transfer_params": dict(ASK_PREFILL)}
-
-
-def post(port: int, body: dict[str, Any], path: str = "/v1/completions") -> dict[str, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
-    try:
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        text = answer.read()
-        assert answer.status == 200, f"HTTP {answer.status}: {text[:2000].decode(errors='replace')}"
-        return json.loads(text)
-    finally:
-        connection.close()
-
-
-__all__ = ["NIXL", "REKINDLE", "Pair", "Session", "Stream", "composed", "post", "prefill_request"]

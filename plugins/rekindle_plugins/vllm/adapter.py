@@ -13,6 +13,7 @@ from rekindle_plugins.contract.dialect import Dialect
 from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.vllm.dialect import VllmDialect
 from rekindle_plugins.vllm.plugin import INFO
+from rekindle_plugins.vllm.wiring import composed, has_flag
 
 FLAG = "--kv-transfer-config"
 TRANSFER_CONFIG: Mapping[str, str] = {
@@ -43,8 +44,14 @@ class VllmAdapter(Adapter):
     def wire(self, launch: Launch) -> Wired:
         """vLLM takes underscores for dashes, and `--kv-transfer-config.kv_connector=…` for the JSON's fields."""
         refuse_shell(launch, self.info, self.flags())
-        if any(word.replace("_", "-").startswith(FLAG) for word in launch.words):
-            return Wired(launch, f"vLLM keeps the {FLAG} it was given")
+        if has_flag(launch, FLAG):
+            together = composed(launch, FLAG, TRANSFER_CONFIG)
+            if together is None:
+                hint = f"add {TRANSFER_CONFIG['kv_connector']} to it (docs/disaggregated.md)"
+                return Wired(launch, f"vLLM keeps the {FLAG} it was given, which cannot be edited here: {hint}")
+            if together == launch:
+                return Wired(launch, f"vLLM has {TRANSFER_CONFIG['kv_connector']} in its {FLAG}")
+            return Wired(together, f"vLLM gets {TRANSFER_CONFIG['kv_connector']} beside the connector it was given")
         flags = self.flags()
         return Wired(launch.with_args(*flags), f"vLLM gets {flags[0]} '{flags[1]}'")
 
