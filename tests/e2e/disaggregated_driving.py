@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from driving import Sidecar
-from vllm_driving import ANSWER_S, Launcher, Stream, VllmEngine, VllmPod, free_port
+from vllm_driving import ANSWER_S, START_S, Launcher, Stream, VllmEngine, VllmPod, free_port
 
 NIXL: dict[str, Any] = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
 ASK_PREFILL: dict[str, Any] = {
@@ -44,6 +44,12 @@ class DisaggregatedEngine(VllmEngine):
         super().begin(**flags)
 
 
+class PatientStream(Stream):
+    """Of a client that also waits while an engine starts."""
+
+    timeout_s = START_S + ANSWER_S
+
+
 class Side:
     """A pod with one engine behind the sidecar's proxy. `core`: the processor core that it computes on."""
 
@@ -60,15 +66,20 @@ class Side:
     def sidecar(self) -> Sidecar:
         return self.pod.sidecar
 
+    @property
+    def pages(self) -> int:
+        """How many are stored."""
+        return self.sidecar.store().pages
+
     def stream(self, prompt: Sequence[int], max_tokens: int, **fields: Any) -> Stream:
         """Through the proxy."""
-        return Stream(self, prompt, max_tokens, **fields)
+        return PatientStream(self, prompt, max_tokens, **fields)
 
     def hand_over(self, prompt: Sequence[int], **fields: Any) -> dict[str, Any]:
         """The first step, through the proxy: what goes into the second one's request."""
         plain = {"model": "m", "prompt": list(prompt), "max_tokens": 1, "temperature": 0, "stream": False}
         body = json.dumps(plain | fields | {"kv_transfer_params": ASK_PREFILL})
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PatientStream.timeout_s)
         try:
             connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
             answer = connection.getresponse()

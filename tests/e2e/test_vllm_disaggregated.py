@@ -164,9 +164,9 @@ def test_a_prefill_engine_that_died_before_hands_restored_pages_over_from_anothe
 def test_a_prefill_engine_killed_at_its_work_answers_from_what_it_had_got_done(pair: Pair) -> None:
     for seed in range(50, 60):
         prompt = tokens_of(seed, 3900)
-        stored = pair.prefill.sidecar.store().pages
+        stored = pair.prefill.pages
         asked = Asked(pair.prefill.hand_over, prompt)
-        until("some pages of it", lambda n=stored, a=asked: a.is_over or pair.prefill.sidecar.store().pages >= n + 8)
+        until("some of it", lambda n=stored + 8, a=asked: a.is_over or pair.prefill.pages >= n, ANSWER_S)
         pair.prefill.engine.kill()
         if not asked.is_over:
             break
@@ -207,7 +207,7 @@ def test_a_prefill_engine_killed_while_its_pages_are_waited_for_does_not_hold_up
         stop_and_wait(pid)
     try:
         stream = pair.decode.stream(prompt, 40, kv_transfer_params=params)
-        until("the decode engine to have it", lambda: pair.decode.sidecar.engine().outstanding)
+        until("the decode engine to have it", lambda: pair.decode.sidecar.engine().outstanding, ANSWER_S)
         pair.prefill.engine.kill()
     finally:
         for pid in frozen:

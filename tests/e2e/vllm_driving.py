@@ -103,6 +103,9 @@ class Launcher:
 class Stream:
     """One streamed completion, read on a thread of its own."""
 
+    timeout_s = ANSWER_S
+    """For the next byte."""
+
     def __init__(self, engine: VllmEngine, prompt: Sequence[int], max_tokens: int, **fields: Any) -> None:
         self.tokens: list[int] = []
         self.cached_tokens: int | None = None
@@ -120,7 +123,7 @@ class Stream:
             "stream_options": {"include_usage": True},
             **fields,
         }
-        self._connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=ANSWER_S)
+        self._connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=self.timeout_s)
         self._thread = threading.Thread(target=self._read, args=(json.dumps(body),), daemon=True)
         self._thread.start()
 
