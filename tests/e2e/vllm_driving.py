@@ -103,6 +103,9 @@ class Launcher:
 class Stream:
     """One streamed completion, read on a thread of its own."""
 
+    timeout_s = ANSWER_S
+    """For the next byte."""
+
     def __init__(self, engine: VllmEngine, prompt: Sequence[int], max_tokens: int, **fields: Any) -> None:
         self.tokens: list[int] = []
         self.cached_tokens: int | None = None
@@ -120,7 +123,7 @@ class Stream:
             "stream_options": {"include_usage": True},
             **fields,
         }
-        self._connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=ANSWER_S)
+        self._connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=self.timeout_s)
         self._thread = threading.Thread(target=self._read, args=(json.dumps(body),), daemon=True)
         self._thread.start()
 
@@ -236,7 +239,7 @@ class VllmEngine:
     def _environment(self) -> dict[str, str]:
         ours = ("REKINDLE_", "VLLM_", "PYTHON")
         return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
-            "PYTHONPATH": str(ROOT / "plugins"),
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), *filter(None, [os.environ.get("NIXL_PATH")])]),
             "REKINDLE_RUN_DIR": str(self._run_dir),
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "0",

@@ -108,6 +108,10 @@ class Conversation(ABC):
     def request(self) -> EngineRequest:
         """What to send first: the client's request, and a little more of the engine's own information asked for."""
 
+    def outdate(self) -> None:  # noqa: B027 - most engines have nothing of the kind
+        """The request has been held back for long, before it was sent: `request` may not name any more what another
+        engine has ready for it for a while only. After a death that is so anyway."""
+
     @abstractmethod
     def take(self, data: bytes) -> Taken:
         """The next event's data. Raises NotResumableError when a fresh engine says something else than the old one,

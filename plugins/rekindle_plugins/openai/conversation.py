@@ -19,7 +19,7 @@ from rekindle_plugins.contract.dialect import (
     Turn,
     Way,
 )
-from rekindle_plugins.openai import chunks
+from rekindle_plugins.openai import chunks, transfers
 from rekindle_plugins.openai.continuation import chat_choice, continued_fields, continued_usage
 from rekindle_plugins.openai.delivered import Again, Cut, Delivered
 from rekindle_plugins.openai.fields import Plan, plan
@@ -110,6 +110,9 @@ class OpenAiConversation(Conversation):
 
     def request(self) -> EngineRequest:
         return self._sent
+
+    def outdate(self) -> None:
+        self._sent = transfers.without_outdated(self._sent)
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -266,6 +269,7 @@ class OpenAiConversation(Conversation):
     def resume(self, dialect: Dialect) -> Resumption:
         self._again.clear()
         self._base = 0
+        self.outdate()
         seen_any = any(choice.tokens or choice.channels or choice.finish for choice in self._choices.values())
         if seen_any and self.plan.way is Way.CONTINUE and Way.CONTINUE not in self._closed:
             fields = self._continue(dialect)

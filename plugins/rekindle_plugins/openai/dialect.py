@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rekindle_plugins.contract.dialect import Conversation, Dialect, EngineRequest, Way
-from rekindle_plugins.openai import chunks
+from rekindle_plugins.openai import chunks, transfers
 from rekindle_plugins.openai.conversation import OpenAiConversation, Planner, Wishes
 from rekindle_plugins.openai.fields import asked_tokens, is_count
 from rekindle_plugins.openai.server_settings import NOTHING_SET, ServerSettings
@@ -70,8 +70,9 @@ class OpenAiDialect(Dialect):
         sent = dict(fields)
         if samples and quirks.repeats_seeds and fields.get("seed") is None:
             sent["seed"] = seed
-        # The plan of a stream can wait: most never need one.
-        engine_streams = wants_stream or planner.plan.way is Way.CONTINUE
+        # The plan of a stream can wait: most never need one. What another engine is to know of the answer's KV is told
+        # with a whole answer only.
+        engine_streams = wants_stream or (planner.plan.way is Way.CONTINUE and not fields.get(transfers.FIELD))
         if engine_streams:
             sent["return_token_ids"] = True
             sent["stream"] = True

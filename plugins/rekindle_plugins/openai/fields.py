@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rekindle_plugins.contract.dialect import Way
+from rekindle_plugins.openai import transfers
 from rekindle_plugins.openai.server_settings import NOTHING_SET, ServerSettings
 
 UNSEEN = "it has no seed and is sampled: no other engine would draw the same tokens"
@@ -78,7 +79,7 @@ def _replay(fields: str, reason: str, *neutral: Any) -> tuple[Rule, ...]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("kv_transfer_params", Way.IMPOSSIBLE, "its prompt's KV came from another engine, and is gone", ({},)),
+    Rule("kv_transfer_params", Way.IMPOSSIBLE, "nobody knows what another engine was to do with its KV", ({},)),
     Rule("ec_transfer_params", Way.IMPOSSIBLE, "its encoder's output came from another engine, and is gone", ({},)),
     *_replay("presence_penalty frequency_penalty", "penalties are counted over generated tokens only", 0),
     *_replay("response_format", "a grammar begins anew with every request", {"type": "text"}),
@@ -161,6 +162,8 @@ def _judge_server(fields: Mapping[str, Any], server: ServerSettings | None) -> P
 def _judge(name: str, value: Any) -> Plan:
     if value is None or name in KEPT or name in IN_THE_PROMPT or name == "max_completion_tokens":
         return Plan(Way.CONTINUE)
+    if name == transfers.FIELD and transfers.fetches(value):
+        return Plan(Way.CONTINUE)  # it has done its work when the prompt's KV is there
     rule = _BY_FIELD.get(name)
     if rule is None:
         return Plan(Way.REPLAY, f"nobody knows whether {name:.40} reaches over the cut")

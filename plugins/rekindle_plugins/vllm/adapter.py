@@ -15,6 +15,7 @@ from rekindle_plugins.contract.listening import Listening, ServerFlags
 from rekindle_plugins.contract.plugin import PluginInfo
 from rekindle_plugins.vllm.dialect import VllmDialect
 from rekindle_plugins.vllm.plugin import INFO
+from rekindle_plugins.vllm.wiring import composed
 
 FLAG = "--kv-transfer-config"
 SHORTEST_FLAG = "--kv-t"
@@ -62,13 +63,16 @@ class VllmAdapter(Adapter):
         if is_wired_script(launch, CONNECTOR):
             return Wired(launch, "vLLM's script has the connector already")
         refuse_shell(launch, self.info, self.flags())
-        if any(word.replace("_", "-").startswith(SHORTEST_FLAG) for word in launch.words):
-            if not any(CONNECTOR in word for word in launch.words):
-                problem = f"it has a {FLAG} already, with another connector"
-                raise ConfigError("wire", "vllm command", problem, BOTH_CONNECTORS)
-            return Wired(launch, f"vLLM keeps the {FLAG} it was given")
-        flags = self.flags()
-        return Wired(launch.with_args(*flags), f"vLLM gets {flags[0]} '{flags[1]}'")
+        if not any(word.replace("_", "-").startswith(SHORTEST_FLAG) for word in launch.words):
+            flags = self.flags()
+            return Wired(launch.with_args(*flags), f"vLLM gets {flags[0]} '{flags[1]}'")
+        together = composed(launch, FLAG, TRANSFER_CONFIG)
+        if together == launch or (together is None and any(CONNECTOR in word for word in launch.words)):
+            return Wired(launch, f"vLLM keeps the {FLAG} it was given, which names {CONNECTOR}")
+        if together is None:
+            problem = f"it has a {FLAG} already, with another connector, that cannot be edited here"
+            raise ConfigError("wire", "vllm command", problem, BOTH_CONNECTORS)
+        return Wired(together, f"vLLM gets {CONNECTOR} beside the connector it was given")
 
     def flags(self) -> tuple[str, ...]:
         return (FLAG, json.dumps(dict(TRANSFER_CONFIG), separators=(",", ":")))

@@ -20,6 +20,7 @@ from vllm.logger import init_logger
 
 from rekindle_plugins.client.guard import Guard
 from rekindle_plugins.contract.errors import IdentityError
+from rekindle_plugins.vllm.composition import before_registration, composition_of
 from rekindle_plugins.vllm.messages import StepDone, StepPlan
 from rekindle_plugins.vllm.scheduler import SchedulerShim
 from rekindle_plugins.vllm.support import UnsupportedError
@@ -48,6 +49,9 @@ class RekindleConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._scheduler = self._try(None, _make, SchedulerShim, self._guard, vllm_config, kv_cache_config)
         else:
             self._worker = self._try(None, _make, WorkerShim, self._guard, vllm_config, kv_cache_config)
+            composition = self._try(None, composition_of, vllm_config)
+            if composition is not None and composition.parent is not None:
+                before_registration(composition.parent, self._share)
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -71,6 +75,10 @@ class RekindleConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._scheduler.give_up()
 
     # -- worker ------------------------------------------------------------------------------------------------
+
+    def _share(self, kv_caches: dict[str, Any]) -> None:
+        if self._worker is not None:
+            self._try(None, self._worker.share, kv_caches)
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
         if self._worker is not None:

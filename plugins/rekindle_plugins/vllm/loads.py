@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rekindle_plugins.client.leader import FillPage, FillResult, Leader
+from rekindle_plugins.vllm.composition import has_remote_pages
 from rekindle_plugins.vllm.keys import Keys, flags, tokens_of
 from rekindle_plugins.vllm.tables import NULL_BLOCK
 
@@ -63,8 +64,8 @@ class Loads:
         end = first
         while end < limit and self._leader.has(self._keys.key(request, 0, end, secret)):
             end += 1
-        if end == first:
-            return 0
+        if end == first or (end < limit and has_remote_pages(request)):
+            return 0  # nothing, or less than what another connector is about to fetch: vLLM lets one of us load
         self._offers[request.request_id] = first
         return (end - first) * size
 

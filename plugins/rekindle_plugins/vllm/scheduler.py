@@ -26,6 +26,7 @@ from rekindle_plugins.client.leader import Leader, LeaderConfig
 from rekindle_plugins.client.shim import Shim
 from rekindle_plugins.contract.plugin import PluginInfo, Stage
 from rekindle_plugins.vllm.adapters import Adapters
+from rekindle_plugins.vllm.composition import composition_of
 from rekindle_plugins.vllm.eager import PoolTarget, can_restore_eagerly
 from rekindle_plugins.vllm.identity import identity_of, settle_hash_seed
 from rekindle_plugins.vllm.keys import Keys, flags, tokens_of
@@ -73,6 +74,7 @@ class SchedulerShim(Shim):
         self._world_size = check_parallel(vllm_config)
         self._groups = groups_of(kv_cache_config)
         self._block_count = int(kv_cache_config.num_blocks)
+        self._composition = composition_of(vllm_config)
         settle_hash_seed(str(vllm_config.cache_config.prefix_caching_hash_algo))
 
     def attach(self, pool: Any) -> None:
@@ -100,7 +102,12 @@ class SchedulerShim(Shim):
             ),
             self._log,
         )
-        if len(self._groups) == 1:
+        if not self._composition.failed_loads_recompute:
+            self._log.warning(
+                "rekindle: kv_load_failure_policy (at the top) is not recompute: pages come back at the start alone, "
+                "because a page that does not come would fail its request"
+            )
+        elif len(self._groups) == 1:
             self._loads = Loads(self.leader, self._keys, self._groups[0].block_size)
         self._watch_pool(pool, self.leader)
         self.leader.start()

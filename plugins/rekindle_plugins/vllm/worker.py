@@ -51,6 +51,7 @@ class WorkerShim(Shim):
         self.guard = guard
         self._log = log
         self._rank: Rank | None = None
+        self._shared: Shared | None = None
 
     def initialize(self, vllm_config: Any, kv_cache_config: Any) -> None:
         """Raises UnsupportedError when this configuration cannot be protected."""
@@ -60,13 +61,21 @@ class WorkerShim(Shim):
         self._world_size = check_parallel(vllm_config)
         self._groups = groups_of(kv_cache_config)
 
+    def share(self, kv_caches: dict[str, Any]) -> None:
+        """Makes the memory reachable for the sidecar; on a CPU, tensors have other addresses after it. To be called
+        before anybody notes them. Raises UnsupportedError when the memory cannot be protected."""
+        self._shared = _share(kv_caches)
+
     def attach(self, kv_caches: dict[str, Any]) -> None:
-        """Shares the memory and begins to attach. Raises UnsupportedError when the memory cannot be protected."""
+        """Shares the memory where `share` was not called, and begins to attach.
+
+        Raises UnsupportedError when the memory cannot be protected.
+        """
         self.stages.enter(Stage.ATTACHED)
         import vllm
         from vllm.distributed import get_tensor_model_parallel_rank
 
-        shared = _share(kv_caches)
+        shared = self._shared if self._shared is not None else _share(kv_caches)
         views = {name: view_of(tensor, shared.indices[_storage_key(tensor)]) for name, tensor in kv_caches.items()}
         blocks = int(self._config.num_blocks)
         geometries = tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from aiohttp import hdrs, web
@@ -21,6 +22,7 @@ class Client:
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
         self._response: web.StreamResponse | None = None
+        self.came_s = time.monotonic()
 
     @property
     def has_begun(self) -> bool:

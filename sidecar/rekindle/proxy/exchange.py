@@ -132,6 +132,9 @@ class Exchange:
             engine = await self._when_it_may_go(engine)
             # What happens to an engine whose death somebody else has told of is not this request's doing.
             was_sound = self._shared.link.is_sound(engine)
+            if not self._was_sent and time.monotonic() - self._client.came_s > self._shared.limits.hand_over_s:
+                self._conversation.outdate()
+                call = self._conversation.request()
             try:
                 await self._attempt(engine, call)
                 return

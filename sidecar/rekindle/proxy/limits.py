@@ -35,6 +35,9 @@ class Limits:
     keep_alive_s: float = 1.0
     """Between two comments to a client whose engine is away. Load balancers give up after 30 s and more; a second also
     shows the proxy early that a client has left."""
+    hand_over_s: float = 5.0
+    """Disaggregated serving: how long what another engine has ready for a request may be relied on. It lets go of it
+    30 s after it told of it (vLLM's `kv_lease_duration`), which was some time before the request came."""
     connect_s: float = 5.0
     """To connect to an engine on the same host."""
     kept_open_s: float = 3.0

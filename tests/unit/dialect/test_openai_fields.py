@@ -28,7 +28,7 @@ SOME: dict[str, Any] = {
     "include_reasoning": False,
     "parallel_tool_calls": False,
     "spaces_between_special_tokens": False,
-    "kv_transfer_params": {"do_remote_prefill": True},
+    "kv_transfer_params": {"do_remote_decode": True},
     "ec_transfer_params": {"a": 1},
 }
 """A value of each field that is not neutral; "x" for the others."""
@@ -134,6 +134,13 @@ def test_a_chat_without_a_limit_has_the_servers() -> None:
     assert [server.limit(asked, 60) for asked in (None, 3, 30)] == [4, 3, 4]
     assert ServerSettings().limit(None, 10) is None
     assert ServerSettings(context_tokens=64).limit(None, 10) == 54
+
+
+def test_a_prompt_that_came_from_a_prefill_engine_is_a_prompt_like_any_other() -> None:
+    params = {"do_remote_prefill": True, "remote_block_ids": [[1]]}
+    assert way(GREEDY | {"kv_transfer_params": params}) is Way.CONTINUE
+    assert way(GREEDY | {"kv_transfer_params": params, "stop": "x"}) is Way.REPLAY
+    assert way(GREEDY | {"kv_transfer_params": params | {"do_remote_prefill": False}}) is Way.IMPOSSIBLE
 
 
 def test_the_worst_field_decides() -> None:

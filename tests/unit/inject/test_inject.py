@@ -164,7 +164,7 @@ def test_what_the_engine_has_is_kept_beside_what_is_added(backends: Backends) ->
     [
         (pod('{name: e, image: i, command: [sh, -c, "vllm serve m | tee log"]}'), {}, "a script for a shell"),
         (
-            pod('{name: e, image: i, command: [vllm, serve, m, --kv-transfer-config, \'{"kv_connector":"X"}\']}'),
+            pod("{name: e, image: i, command: [vllm, serve, m, --kv-transfer-config.kv_connector=X]}"),
             {},
             "with another connector",
         ),
