@@ -9,15 +9,22 @@ import pytest
 from rekindle_plugins.contract.dialect import Conversation, EngineRequest, Way
 from rekindle_plugins.openai.transfers import without_outdated
 from rekindle_plugins.vllm.dialect import VllmDialect
-from vllm_wire import CHAT, COMPLETIONS, WireEngine
+from vllm_wire import CHAT, COMPLETIONS, NOTHING_SET, WireEngine
 
 FETCH = {"do_remote_prefill": True, "do_remote_decode": False, "remote_block_ids": [[1, 2]], "remote_port": 5}
 HOLD = {"do_remote_prefill": False, "do_remote_decode": True, "remote_block_ids": [[3]], "remote_engine_id": "d"}
 GREEDY: dict[str, Any] = {"prompt": "x", "max_tokens": 9, "temperature": 0}
 
 
+def dialect() -> VllmDialect:
+    """Of a server that leaves everything to the requests."""
+    known = VllmDialect()
+    known.told(NOTHING_SET)
+    return known
+
+
 def opened(fields: dict[str, Any]) -> Conversation:
-    conversation = VllmDialect().open(COMPLETIONS, json.dumps(fields).encode(), 1)
+    conversation = dialect().open(COMPLETIONS, json.dumps(fields).encode(), 1)
     assert conversation is not None
     return conversation
 
@@ -31,7 +38,7 @@ def params_of(request: EngineRequest | None) -> Any:
 def test_a_hand_over_is_named_at_first_and_not_again(stream: bool) -> None:
     conversation = opened(GREEDY | {"stream": stream, "kv_transfer_params": FETCH})
     assert params_of(conversation.request()) == FETCH
-    resumption = conversation.resume(VllmDialect())
+    resumption = conversation.resume(dialect())
     assert resumption.way is Way.FRESH
     assert params_of(resumption.request) == "none"
 
@@ -42,7 +49,7 @@ def test_an_answer_begun_on_handed_over_pages_goes_on_without_them(more: dict[st
     call = conversation.request()
     for _, event in zip(range(4), WireEngine().events(call.path, call.body), strict=False):
         conversation.take(event)
-    resumption = conversation.resume(VllmDialect())
+    resumption = conversation.resume(dialect())
     assert resumption.way is way
     assert params_of(resumption.request) == "none"
 
@@ -58,7 +65,7 @@ def test_the_first_step_is_asked_again_and_names_no_old_page() -> None:
     conversation = opened(GREEDY | {"max_tokens": 1, "kv_transfer_params": HOLD})
     assert not conversation.engine_streams, "a whole answer alone says where the pages are"
     assert params_of(conversation.request()) == HOLD
-    resumption = conversation.resume(VllmDialect())
+    resumption = conversation.resume(dialect())
     assert resumption.way is Way.FRESH
     assert params_of(resumption.request) == HOLD | {"remote_block_ids": None, "remote_engine_id": None}
 

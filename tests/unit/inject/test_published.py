@@ -25,6 +25,8 @@ INJECTED = {
     "kserve-runtime": "0.0.0.0:8080=http://127.0.0.1:9471",
     "llm-d-claims": "0.0.0.0:8000=http://127.0.0.1:9471",
     "llm-d-decode": "0.0.0.0:8200=http://127.0.0.1:9471",
+    "llm-d-transfer": "0.0.0.0:8000=http://127.0.0.1:9471",
+    "production-stack-offload": "0.0.0.0:8000=http://127.0.0.1:9471",
     "production-stack-engine": "0.0.0.0:8000=http://127.0.0.1:9471",
     "production-stack-script": "is no port",
     "trtllm-serve": "0.0.0.0:8000=http://127.0.0.1:9471",
@@ -38,10 +40,8 @@ LEFT_ALONE = {
     "dynamo-v1beta1": (Outcome.SKIPPED, "no container looks like an engine"),
     "kserve-llm": (None, ""),
     "kserve-model": (Outcome.SKIPPED, "no container looks like an engine"),
-    "llm-d-transfer": (Outcome.REFUSED, "MultiConnector"),
     "lws-triton": (Outcome.SKIPPED, "no container looks like an engine"),
     "lws-vllm": (Outcome.REFUSED, "add to the engine's command in it: --kv-transfer-config"),
-    "production-stack-offload": (Outcome.REFUSED, "MultiConnector"),
     "trtllm-serve-config": (Outcome.REFUSED, "kv_connector_config: {connector_module:"),
 }
 """None: no pod is seen in it, and the object passes through."""

@@ -22,7 +22,7 @@ def adapter() -> TensorRtLlmAdapter:
         Launch(("mpirun", "-n", "2", "/usr/bin/trtllm-serve", "model")),
         Launch(("python3", "-m", "tensorrt_llm.commands.serve", "serve", "model")),
         Launch(("bash", "-c", "trtllm-serve serve model")),
-        Launch((), ("serve", "model"), image="nvcr.io/nvidia/tensorrt-llm/release:1.2.0"),
+        Launch((), ("serve", "model"), image="registry.example/nvidia/tensorrt-llm/release:1.2.0"),
     ],
     ids=str,
 )
@@ -49,7 +49,7 @@ def test_a_plain_command_gets_our_file_and_the_run_directory_under_the_engines_p
 
 
 def test_a_container_gets_the_file_from_where_it_will_have_the_package(adapter: TensorRtLlmAdapter) -> None:
-    launch = Launch((), SERVE, {"REKINDLE_RUN_DIR": "/run/x"}, "nvcr.io/nvidia/tensorrt-llm/release", "/opt/rekindle")
+    launch = Launch((), SERVE, {"REKINDLE_RUN_DIR": "/run/x"}, "r.example/nvidia/tensorrt-llm/release", "/opt/rekindle")
     wired = adapter.wire(launch).launch
     assert wired.args == (*SERVE, "--config", "/opt/rekindle/rekindle_plugins/tensorrt_llm/engine.yaml")
     assert wired.environment["TLLM_REKINDLE_RUN_DIR"] == "/run/x"
@@ -62,7 +62,7 @@ def test_a_container_gets_the_file_from_where_it_will_have_the_package(adapter: 
         Launch((*SERVE, "--config", "mine.yaml")),
         Launch((*SERVE, "--extra_llm_api_options=mine.yaml")),
         Launch(("sh", "-c", "trtllm-serve model")),
-        Launch(SERVE, image="nvcr.io/nvidia/tensorrt-llm/release:1.2.0"),
+        Launch(SERVE, image="registry.example/nvidia/tensorrt-llm/release:1.2.0"),
     ],
     ids=str,
 )
