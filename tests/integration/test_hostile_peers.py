@@ -18,7 +18,7 @@ from driving.arena import find_damage, stored_pages
 from driving.impostor import PAGE_BYTES, PAGE_TOKENS, PAGES, Impostor, Wire, packet
 from driving.reference import chain, prompt
 from rekindle_plugins.contract.journal import pack_payload
-from rekindle_plugins.contract.plugin import PluginInfo
+from rekindle_plugins.contract.plugin import API_VERSION, PluginInfo
 
 PLUGIN = PluginInfo("impostor", "1", "no engine").to_json()
 KEY, OTHER_KEY, ROOT = b"k" * 32, b"o" * 32, bytes(32)
@@ -106,7 +106,7 @@ def test_a_packet_that_is_no_hello_is_refused(house: Pod, healthy: NanoEngine, d
         assert refusal["code"] == code
         if code == "version":
             assert "peer speaks contract" in refusal["message"]
-            assert "we speak 1.0" in refusal["message"]
+            assert "we speak {}.{}".format(*API_VERSION) in refusal["message"]
 
 
 @pytest.mark.parametrize("count", [1, 100, 250])
