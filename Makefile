@@ -103,8 +103,9 @@ test-transformers: venv $(TRANSFORMERS_VENV)/.done $(TRANSFORMERS_VENV)/sidecar/
 demo: venv ## Watch an engine being killed in the middle of its answers
 	$(BIN)/rekindle demo
 
-bench: venv $(VLLM_VENV)/.done ## All figures, each a ratio measured in one run
-	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python benchmarks/bench.py
+bench: venv $(VLLM_VENV)/.done $(NIXL_PATH)/.done ## All figures, each a ratio measured in one run
+	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python NIXL_PATH=$(CURDIR)/$(NIXL_PATH) \
+		$(BIN)/python benchmarks/bench.py
 
 # With the machine's own Python: a driver, PyTorch, numpy, and what GPU_DEPS has. No network.
 GPU_PYTHON ?= python3

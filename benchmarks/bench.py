@@ -1,8 +1,8 @@
 """`make bench`: every figure as a ratio measured in one run, the two sides in alternation. Prints and keeps a table.
 
-    python benchmarks/bench.py [--only bandwidth|engine|proxy] [--model FOLDER]
+    python benchmarks/bench.py [--only bandwidth|engine|proxy|disaggregated] [--model FOLDER]
 
-The engine part needs VLLM_PYTHON (the Makefile sets it).
+The parts engine and disaggregated need VLLM_PYTHON, the latter NIXL_PATH, too (the Makefile sets them).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import bandwidth
+import disaggregated_bench
 import engine_bench
 import proxy_bench
 from rekindle.demo.engines import Engine, make_small_model, vllm_kind
@@ -79,6 +80,18 @@ def proxy_rows() -> Iterator[Row]:
         yield from proxy_bench.rows(proxy_bench.measure(Path(folder)))
 
 
+def disaggregated_rows(model: Path | None) -> Iterator[Row]:
+    python = os.environ.get("VLLM_PYTHON", "")
+    with (
+        tempfile.TemporaryDirectory(prefix="rekindle-bench-") as folder,
+        tempfile.TemporaryDirectory(prefix="rekindle-bench-", dir="/dev/shm") as stores,
+    ):
+        home = Path(folder)
+        model = model or make_small_model(python, home / "model")
+        kills = disaggregated_bench.measure(python, os.environ["NIXL_PATH"], model, home, Path(stores))
+        yield from disaggregated_bench.rows(kills)
+
+
 def _restart_rows(restart: engine_bench.Restart) -> Iterator[Row]:
     yield "first token after a restart ÷ warm hit before it", f"{restart.ratio():.2f}", "≤ 1.05"
     yield "  the same ÷ warm hits right after it, in the fresh engine", f"{restart.ratio_again():.2f}", "–"
@@ -105,7 +118,7 @@ def _throughput_rows(throughput: engine_bench.Throughput) -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=["bandwidth", "engine", "proxy"])
+    parser.add_argument("--only", choices=["bandwidth", "engine", "proxy", "disaggregated"])
     parser.add_argument("--model", type=Path)
     args = parser.parse_args()
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
@@ -123,6 +136,8 @@ def main() -> None:
         parts.append(engine_rows(args.model))
     if args.only in (None, "proxy"):
         parts.append(proxy_rows())
+    if args.only in (None, "disaggregated"):
+        parts.append(disaggregated_rows(args.model))
     for rows in parts:
         for name, figure, goal in rows:
             lines.append(f"| {name} | {figure} | {goal} |")

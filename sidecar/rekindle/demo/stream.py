@@ -9,7 +9,7 @@ import http.client
 import json
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,11 +36,17 @@ class Leg:
 
 
 def complete(
-    port: int, prompt: Sequence[int], max_tokens: int, *, salt: str | None = None, leg: Leg | None = None
+    port: int,
+    prompt: Sequence[int],
+    max_tokens: int,
+    *,
+    salt: str | None = None,
+    leg: Leg | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> Leg:
     """Streams one greedy completion to its end. Raises UnavailableError when the server hangs up before that.
 
-    `leg` is filled while the tokens come, so that a caller on another thread can look.
+    `leg` is filled while the tokens come, so that a caller on another thread can look. `fields`: more of the request's.
     """
     leg = leg or Leg(time.monotonic(), len(prompt))
     body: dict[str, Any] = {
@@ -52,6 +58,7 @@ def complete(
         "stream": True,
         "return_token_ids": True,
         "stream_options": {"include_usage": True},
+        **(fields or {}),
     }
     if salt is not None:
         body["cache_salt"] = salt
