@@ -201,9 +201,16 @@ class Watch:
 
 
 def _page(
-    page_id: int, epoch: int, group: int, key: bytes, parent: bytes, tokens: Sequence[int], flags: int = 0
+    page_id: int,
+    epoch: int,
+    group: int,
+    key: bytes,
+    parent: bytes,
+    tokens: Sequence[int],
+    flags: int = 0,
+    request_id: str = "",
 ) -> tuple[int, int, int, bytes, bytes, Sequence[int]]:
-    """The arguments of `Leader.commit`, by position, without the flags."""
+    """The arguments of `Leader.commit`, by position: what a record is made of, without its flags."""
     return page_id, epoch, group, key, parent, tokens
 
 
