@@ -66,7 +66,7 @@ class Scrape:
 @pytest.fixture(scope="module")
 def story() -> Iterator[tuple[Scrape, Scrape]]:
     """Scrapes while an engine has just died, and after the next one has its pages."""
-    with Pod(http=":0", store_size="16MiB") as pod:
+    with Pod(http=":0", store_size="16MiB", proxy="127.0.0.1:0=http://127.0.0.1:9") as pod:
         pod.sidecar.start()
         engine = pod.engine()
         question = prompt(600)
@@ -246,7 +246,7 @@ def test_every_alert_says_what_to_do() -> None:
         assert rule["annotations"]["summary"]
         assert len(rule["annotations"]["description"]) > 60
         for label in re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])):
-            assert label in {"backend", "reason", "rank", "phase"} | OUTSIDE_LABELS
+            assert label in {"backend", "reason", "rank", "phase", "mode", "type"} | OUTSIDE_LABELS
 
 
 def test_the_dashboards_panels_have_titles_units_and_places_of_their_own() -> None:

@@ -52,17 +52,14 @@ def drain(yes: bool, target: Target) -> None:
 @click.option("--dry-run", is_flag=True, help="Show what would come back, and what not and why.")
 @click.option("--pages", "page_count", type=click.IntRange(min=1), help="For an engine with room for so many.")
 @click.option("--identity", default="", help="Which store, where several are open.")
-@yes_option
 @output_option
 @target_options
-def restore(dry_run: bool, page_count: int | None, identity: str, yes: bool, output: str, target: Target) -> None:
+def restore(dry_run: bool, page_count: int | None, identity: str, output: str, target: Target) -> None:
     """Show what an engine that starts now would get back (--dry-run).
 
     Pages go into an engine by themselves: when it starts, and when a request asks for them. So without --dry-run this
     is refused, with what to do instead.
     """
-    if not dry_run:
-        confirm("Put pages into the running engines?", yes)
     with target.client() as client:
         if not dry_run:
             client.restore()

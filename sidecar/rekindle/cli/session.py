@@ -111,26 +111,24 @@ def evict(session_id: str, yes: bool, target: Target) -> None:
 
 
 @session.command()
-@click.argument("session_id", required=False)
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("words", nargs=-1, metavar="[SESSION_ID] PATH")
 @click.option("--all", "everything", is_flag=True, help="The whole store; then only PATH is given.")
 @click.option("--identity", default="", help="Which store, where several are open.")
 @yes_option
 @output_option
 @target_options
-def export(
-    session_id: str | None, path: Path, everything: bool, identity: str, yes: bool, output: str, target: Target
-) -> None:
+def export(words: tuple[str, ...], everything: bool, identity: str, yes: bool, output: str, target: Target) -> None:
     """Write a session to a file: rekindle session export ID PATH, or --all PATH.
 
     PATH is on the sidecar's file system. The file has what people said, and is readable by the sidecar's user only.
     """
-    if everything == bool(session_id):
-        raise click.UsageError("Name a session, or say --all.")
+    if len(words) != (1 if everything else 2):
+        raise click.UsageError("Name a session and a PATH, or say --all and name a PATH.")
+    path, session_id = Path(words[-1]), "" if everything else words[0]
     if path.exists():
         confirm(f"Replace {path}?", yes)
     with target.client() as client:
-        steps = client.export(path.absolute(), session_id or "", identity, overwrite=yes or path.exists())
+        steps = client.export(path.absolute(), session_id, identity, overwrite=yes or path.exists())
         done = follow("exporting", steps)
     lines = [
         ("file", done.path),

@@ -14,6 +14,7 @@ from rekindle.cli.output import duration, size
 from rekindle.lifecycle.status import EngineStatus, KeeperStatus, RecoveryReport, StoreStatus
 
 _PIPE_WIDTH = 200
+_MODES: Mapping[str, str] = {"paused": "nothing is checkpointed", "draining": "no engine is taken"}
 _COLOURS: Mapping[str, str] = {"running": "green", "lost": "red", "salvaging": "red", "restoring": "yellow"}
 
 
@@ -22,14 +23,14 @@ def show(status: KeeperStatus, out: IO[str]) -> None:
     on_terminal = out.isatty()
     # rich would take a pipe for 80 columns and cut numbers off.
     console = Console(file=out, width=None if on_terminal else _PIPE_WIDTH, highlight=False, soft_wrap=not on_terminal)
-    ready = Text("ready", "bold green") if status.ready else Text("not ready", "bold red")
+    ready = _state(status)
     console.print(Text(f"rekindle {status.version}  ", "bold") + ready + Text(f"  up {duration(status.uptime_s)}"))
     moved = f"checkpointed {size(status.bytes_checkpointed)}, restored {size(status.bytes_restored)}"
     trouble = [f"copier crashes {status.copier_crashes}"] if status.copier_crashes else []
     trouble += [f"refused {reasons(status.refused)}"] if status.refused else []
     console.print("; ".join([moved, *trouble]))
     if status.mode != "serving":
-        console.print(Text(f"{status.mode}: `rekindle resume` ends that", "bold yellow"))
+        console.print(Text(f"{_MODES.get(status.mode, status.mode)}; `rekindle resume` ends that", "bold yellow"))
     _print(console, "Engines", _engines(status.engines, on_terminal), "no engine is attached")
     _print(console, "Stores", _stores(status.stores, on_terminal), "no store is open yet")
     for text in [f"{e.backend} {e.instance[:12]}: {e.note}" for e in status.engines if e.note]:
@@ -39,6 +40,13 @@ def show(status: KeeperStatus, out: IO[str]) -> None:
     console.print(Text("\nLast recovery", "bold"))
     for line in _recovery(status.last_recovery):
         console.print(f"  {line}")
+
+
+def _state(status: KeeperStatus) -> Text:
+    """What an operator has told it to do comes before what it could do."""
+    if not status.ready:
+        return Text("not ready", "bold red")
+    return Text("ready", "bold green") if status.mode == "serving" else Text(status.mode, "bold yellow")
 
 
 def _print(console: Console, title: str, table: Table, when_empty: str) -> None:

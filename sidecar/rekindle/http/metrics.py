@@ -79,7 +79,8 @@ class KeeperCollector(Collector):
         """Raises what ``status()`` raises; the scrape then fails as a whole rather than in part."""
         status, totals = self._source.status(), self._source.totals()
         yield InfoMetricFamily("rekindle", "The sidecar.", {"version": status.version})
-        yield _gauge("ready", "1 when an engine may attach.", float(status.ready))
+        yield _gauge("ready", "1 when it listens for engines, also while it drains.", float(status.ready))
+        yield _mode(status.mode)
         yield _gauge("uptime_seconds", "Since the sidecar started.", status.uptime_s)
         yield from _engines(status)
         yield from _backends(totals.backends)
@@ -96,6 +97,12 @@ class KeeperCollector(Collector):
         yield _counter("recoveries", "Recoveries that came to their end.", totals.recoveries)
         yield _phases(totals.phases)
         yield from _last_recovery(status.last_recovery)
+
+
+def _mode(mode: str) -> Metric:
+    family = GaugeMetricFamily("rekindle_mode", "1 for what an operator has told it to do.", labels=("mode",))
+    family.add_metric((mode,), 1.0)
+    return family
 
 
 def _engines(status: KeeperStatus) -> Iterator[Metric]:

@@ -4,7 +4,8 @@ Runs in the keeper's process, without threads of its own. Read-only and without 
 127.0.0.1 unless told otherwise (a kubelet's probes come from outside the pod: ``--http 0.0.0.0:9470``).
 
     /livez    200 when the event loop turns. Says nothing about engines or stores.
-    /readyz   200 when the keeper can take an engine, else 503 with reasons. Never depends on an engine being there.
+    /readyz   200 when the keeper listens for engines, else 503 with reasons. Never depends on an engine being there,
+              nor on a pause or drain: the pod of a working engine is to stay in its Service meanwhile.
     /metrics  Prometheus' text format; the names are in ``rekindle.http.metrics``.
 
     /engine/livez   503 when an attached engine hangs, and for nothing else: 200 without an engine, while one starts,

@@ -97,7 +97,6 @@ DESTRUCTIVE = [
     ["session", "import", "file", "--over"],
     ["store", "evict", "--all"],
     ["drain"],
-    ["restore"],
 ]
 
 
