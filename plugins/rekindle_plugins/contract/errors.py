@@ -76,6 +76,12 @@ class StoreFullError(StoreError):
     code = "store_full"
 
 
+class InUseError(RekindleError):
+    """Another process has it: a directory, an address."""
+
+    code = "in_use"
+
+
 class ConfigError(RekindleError):
     """A setting is unknown, malformed or contradicts another."""
 

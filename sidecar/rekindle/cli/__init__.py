@@ -16,6 +16,14 @@ from rekindle.cli.lazy import LazyCommand, LazyGroup
 __all__ = ["cli", "main"]
 
 
+def _print_version(context: click.Context, _option: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        from rekindle.cli.version import version
+
+        context.invoke(version)
+        context.exit()
+
+
 @click.group(
     cls=LazyGroup,
     commands_by_name={
@@ -48,6 +56,9 @@ __all__ = ["cli", "main"]
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="As `version`."
+)
 def cli() -> None:
     """Keep an LLM engine's KV cache through the engine's death.
 
@@ -58,7 +69,8 @@ def cli() -> None:
       2  usage or configuration
       3  unreachable: no sidecar, or no answer in time
       4  degraded: not ready, full, or something was found damaged
-      5  refused: not there, not now, or not what can be served
+      5  refused: not there, not now, taken, or not what can be served
+    `run` exits as its engine does; `plugin test` with 1 when a check fails.
     """
 
 

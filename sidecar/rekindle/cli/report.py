@@ -46,9 +46,10 @@ def find_report(number: int | None, socket: Path, timeout_s: float) -> RecoveryR
     """The report with this number, or the newest.
 
     Raises:
-        ConfigError: there is none of this number, or none at all.
+        NotFoundError: there is none of this number, or none at all.
     """
     from rekindle.admin.client import AdminClient
+    from rekindle.keeper.refusals import NotFoundError
     from rekindle.recovery_files import read_reports
 
     known = {report.number: report for report in read_reports(socket.parent)}
@@ -63,10 +64,10 @@ def find_report(number: int | None, socket: Path, timeout_s: float) -> RecoveryR
             known |= {last.number: last} if last is not None else {}
     if not known:
         hint = "a report is made when an engine dies, or finds its pages after a restart"
-        raise ConfigError("find", "a recovery report", f"there is none in {socket.parent}{problem}", hint)
+        raise NotFoundError("find", "a recovery report", f"there is none in {socket.parent}{problem}", hint)
     if number is not None and number not in known:
         numbers = ", ".join(str(each) for each in sorted(known))
-        raise ConfigError("find", f"recovery report {number}", f"there is none{problem}", f"there are: {numbers}")
+        raise NotFoundError("find", f"recovery report {number}", f"there is none{problem}", f"there are: {numbers}")
     return known[number if number is not None else max(known)]
 
 

@@ -24,7 +24,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
-from rekindle_plugins.contract.errors import RekindleError, UnavailableError
+from rekindle_plugins.contract.errors import InUseError, RekindleError
 
 from rekindle.admin.source import StatusSource
 from rekindle.config import HttpAddress
@@ -57,7 +57,7 @@ class HttpServer:
         """Bind and serve.
 
         Raises:
-            UnavailableError: the address is taken or not ours. Nothing runs then.
+            InUseError: the address is taken, or not ours. Nothing runs then.
         """
         app = web.Application(client_max_size=1024)
         app.router.add_get("/livez", self._livez)
@@ -72,7 +72,7 @@ class HttpServer:
             await runner.cleanup()
             subject = f"http {self._address.host}:{self._address.port}"
             hint = "choose another with --http, or switch it off: --http off"
-            raise UnavailableError("listen", subject, error.strerror or str(error), hint) from None
+            raise InUseError("listen", subject, error.strerror or str(error), hint) from None
         self._runner = runner
         LOG.info("http listening", extra={"host": self.address.host, "port": self.address.port})
 

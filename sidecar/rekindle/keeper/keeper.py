@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
-from rekindle_plugins.contract.errors import ProtocolError, RekindleError, StoreError, UnavailableError
+from rekindle_plugins.contract.errors import InUseError, ProtocolError, RekindleError, StoreError, UnavailableError
 from rekindle_plugins.contract.wire import Message, check_peer
 
 from rekindle.backends import Backends
@@ -34,6 +34,7 @@ from rekindle.keeper.suspects import Suspects
 from rekindle.keeper.tally import Tally
 from rekindle.lifecycle.status import EngineStatus, KeeperStatus, StoreStatus
 from rekindle.lifecycle.totals import Totals
+from rekindle.store.room import check_room
 from rekindle.store.store import Store
 
 log = logging.getLogger("rekindle.keeper")
@@ -70,9 +71,11 @@ class Keeper:
     # -- life --------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Raises StoreError when a directory is in use, cannot be made, or has no room."""
+        """Raises InUseError when another sidecar has a directory, StoreError when one cannot be made or has no room."""
         self._prepare_run_dir()
         self._stores = Stores(await self._open_store())
+        for warning in check_room(self.config.store_dir, self.config.store_size_bytes):
+            log.warning("event=store_room problem=%r", warning)
         self._suspects = Suspects(self.config.store_dir)
         await self._stores.open_latest()
         self._operator = operator = Operator.of(
@@ -132,7 +135,7 @@ class Keeper:
         except OSError as error:
             os.close(fd)
             hint = "stop that one, or give this one its own --run-dir"
-            raise StoreError("use", f"run directory {run_dir}", "a live sidecar has it", hint) from error
+            raise InUseError("use", f"run directory {run_dir}", "a live sidecar has it", hint) from error
         self._run_lock = fd
 
     async def _open_store(self) -> Store:
@@ -141,8 +144,8 @@ class Keeper:
         while True:
             try:
                 return Store(self.config.store_dir, self.config.store_size_bytes)
-            except StoreError as error:
-                if error.op != "lock" or time.monotonic() >= deadline:
+            except InUseError:
+                if time.monotonic() >= deadline:
                     raise
             await asyncio.sleep(LOCK_POLL_S)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from rekindle_plugins.contract.errors import StoreError, StoreFullError
+from rekindle_plugins.contract.errors import InUseError, StoreError, StoreFullError
 
 from rekindle.store.arena import Arena
 from rekindle.store.arena_file import Step, discard_unfinished, no_step, read_header, read_identity
@@ -54,7 +54,8 @@ class Store:
         """Take the directory, making it if need be, and its lock.
 
         Raises:
-            StoreError: another process has it, or the file system refused.
+            InUseError: another process has it.
+            StoreError: the file system refused.
         """
         self.directory = directory
         self.store_size_bytes = store_size_bytes
@@ -85,7 +86,7 @@ class Store:
             os.close(self._lock_fd)
             problem = f"another process has it open (pid {holder}, as that process sees itself)"
             hint = "stop the other sidecar, or give this one its own store directory"
-            raise StoreError("lock", f"store {self.directory}", problem, hint) from error
+            raise InUseError("lock", f"store {self.directory}", problem, hint) from error
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, str(os.getpid()).encode(), 0)
 

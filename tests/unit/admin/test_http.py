@@ -18,7 +18,7 @@ from rekindle.http.metrics import KeeperCollector
 from rekindle.http.server import HttpServer
 from rekindle.lifecycle.status import KeeperStatus
 from rekindle.lifecycle.totals import Totals
-from rekindle_plugins.contract.errors import StoreError, UnavailableError
+from rekindle_plugins.contract.errors import InUseError, StoreError
 from status_samples import EMPTY, ENGINE, STATUS, STORE, TOTALS, FakeSource
 
 ANY = HttpAddress("127.0.0.1", 0)
@@ -145,7 +145,8 @@ def test_metrics_tell_the_status() -> None:
 
 def test_no_label_names_an_instance_or_an_identity() -> None:
     labels = {pair for _, labels in scrape(STATUS) for pair in labels}
-    assert {name for name, _ in labels} <= {"backend", "state", "reason", "version", "rank", "direction", "phase", "le"}
+    known = {"backend", "state", "mode", "reason", "version", "rank", "direction", "phase", "le"}
+    assert {name for name, _ in labels} <= known
     assert not {ENGINE.instance, ENGINE.identity} & {text for _, text in labels}
 
 
@@ -175,6 +176,6 @@ def test_an_idle_engine_has_no_step_age_and_of_several_the_worst_is_shown() -> N
 def test_a_port_that_is_taken_is_an_error_with_a_hint() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = HttpServer(FakeSource(), HttpAddress("127.0.0.1", taken.getsockname()[1]))
-        with pytest.raises(UnavailableError, match="in use") as caught:
+        with pytest.raises(InUseError, match="in use") as caught:
             asyncio.run(server.start())
     assert "--http off" in caught.value.hint

@@ -15,9 +15,9 @@ from rekindle.cli.report_page import page
 from rekindle.cli.report_phases import phases, took
 from rekindle.cli.report_table import show, table_text
 from rekindle.cli.report_timeline import axis_text, ticks
+from rekindle.keeper.refusals import NotFoundError
 from rekindle.lifecycle.status import RecoveryReport
 from rekindle.recovery_files import write_report
-from rekindle_plugins.contract.errors import ConfigError
 from status_samples import RECOVERY
 
 VOID = {"meta", "line", "rect"}
@@ -189,10 +189,10 @@ def test_without_a_sidecar_the_files_beside_its_socket_are_read(tmp_path: Path) 
     socket = tmp_path / "admin.sock"
     assert find_report(None, socket, 1.0).number == 9
     assert find_report(7, socket, 1.0).number == 7
-    with pytest.raises(ConfigError, match="recovery report 3") as caught:
+    with pytest.raises(NotFoundError, match="recovery report 3") as caught:
         find_report(3, socket, 1.0)
     assert caught.value.hint == "there are: 7, 8, 9"
-    with pytest.raises(ConfigError, match="there is none in"):
+    with pytest.raises(NotFoundError, match="there is none in"):
         find_report(None, tmp_path / "elsewhere" / "admin.sock", 1.0)
 
 

@@ -24,7 +24,7 @@ class Terminal(io.StringIO):
 
 def test_the_plain_table_has_every_number_people_ask_for() -> None:
     lines = [" ".join(line.split()) for line in shown(STATUS).splitlines()]
-    assert lines[0] == "rekindle 0.1.0 ready up 2 h 1 min"
+    assert lines[0] == "rekindle 0.1.0 paused up 2 h 1 min"
     assert lines[1] == "checkpointed 5.0 GiB, restored 3.0 MiB; copier crashes 1; refused peer_refused 2"
     assert "engine instance state ranks live checkpointed pending lost to overwrite restored rejected requests" in lines
     assert "vllm 0.32.0 8f14e45fceea running 2/2 1,200 1,150 4 3 900 8 5" in lines

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rekindle.store import OpenedArena, PageGeometry, Store
-from rekindle_plugins.contract.errors import StoreError, StoreFullError
+from rekindle_plugins.contract.errors import InUseError, StoreError, StoreFullError
 from store_samples import DIGEST, IDENTITY, PAGE, store_chain, stored_names
 
 BUDGET = 200_000
@@ -30,7 +30,7 @@ def used_bytes(home: Store) -> int:
 
 
 def test_two_sidecars_never_share_a_store(tmp_path: Path) -> None:
-    with Store(tmp_path, BUDGET), pytest.raises(StoreError, match=rf"pid {os.getpid()}.*stop the other"):
+    with Store(tmp_path, BUDGET), pytest.raises(InUseError, match=rf"pid {os.getpid()}.*stop the other"):
         Store(tmp_path, BUDGET)
     Store(tmp_path, BUDGET).close()
 
