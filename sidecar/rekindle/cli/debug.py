@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from rekindle.cli.reach import admin_socket, reach_flags
+from rekindle.cli.times import Seconds
 
 
 @click.group()
@@ -20,7 +21,7 @@ def debug() -> None:
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="The sidecar's log, where it is a file.")
 @click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="As serve's.")
 @reach_flags
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=5.0, show_default=True)
+@click.option("--timeout", "timeout_s", type=Seconds(0.1), default="5s", show_default=True, help="For each answer.")
 def bundle(
     output: Path | None,
     log: Path | None,

@@ -43,7 +43,7 @@ def _show(event: Any, output: str) -> None:
         yaml.explicit_start = True
         yaml.dump(plain(event), sys.stdout)
     else:
-        moment = time.strftime("%H:%M:%S", time.localtime(event.time_unix))
+        moment = time.strftime("%H:%M:%SZ", time.gmtime(event.time_unix))
         fields = " ".join(f"{name}={text}" for name, text in sorted(event.fields.items()))
         number = f"{event.number:>6} " if output == "wide" else ""
         click.echo(f"{number}{moment} {event.level:<7} {event.name:<20} {fields}".rstrip())

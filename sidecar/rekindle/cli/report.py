@@ -15,6 +15,7 @@ import click
 from rekindle_plugins.contract.errors import ConfigError, RekindleError
 
 from rekindle.cli.reach import admin_socket, reach_flags
+from rekindle.cli.times import Seconds
 from rekindle.lifecycle.status import RecoveryReport
 
 
@@ -23,7 +24,7 @@ from rekindle.lifecycle.status import RecoveryReport
 @click.option("-o", "format_", type=click.Choice(["html", "json", "table"]), default="html", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False), help="A file, or - for the standard output.")
 @reach_flags
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=5.0, show_default=True)
+@click.option("--timeout", "timeout_s", type=Seconds(0.1), default="5s", show_default=True, help="For an answer.")
 def report(
     number: int | None, format_: str, output: str | None, socket: Path | None, run_dir: Path | None, timeout_s: float
 ) -> None:

@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from rekindle.cli.options import as_arguments, config_flags, load_config
+from rekindle.cli.times import Seconds
 from rekindle.config import make_run_dir
+
+
+def _time(flag: str, name: str, default: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(flag, name, type=Seconds(0.01), default=default, show_default=True, help=text)
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @config_flags
-@click.option("--restart-delay", "restart_delay_s", type=click.FloatRange(min=0.01), default=0.5, show_default=True)
-@click.option("--restart-delay-limit", "limit_s", type=click.FloatRange(min=0.01), default=30.0, show_default=True)
-@click.option("--healthy-after", "healthy_s", type=click.FloatRange(min=0), default=60.0, show_default=True)
+@_time("--restart-delay", "restart_delay_s", "500ms", "Before the first restart; doubled with every further one.")
+@_time("--restart-delay-limit", "limit_s", "30s", "The longest of them.")
+@_time("--healthy-after", "healthy_s", "60s", "An engine that lived so long begins with the first delay again.")
 @click.option("--backend", help="The engine's plugin, where the command does not tell. See `rekindle plugin list`.")
-@click.option("--grace", "grace_s", type=click.FloatRange(min=0), default=15.0, show_default=True)
+@_time("--grace", "grace_s", "15s", "Between SIGTERM and SIGKILL when the engine is to end.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     config_file: Path | None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from rekindle.cli.reach import admin_socket, reach_flags
+from rekindle.cli.times import Seconds
 
 if TYPE_CHECKING:
     from rekindle.admin.client import AdminClient
@@ -46,8 +47,8 @@ def target_options(command: Decorated) -> Decorated:
     def gathered(*args: Any, socket: Path | None, run_dir: Path | None, timeout_s: float | None, **rest: Any) -> Any:
         return command(*args, target=Target(socket, run_dir, timeout_s), **rest)
 
-    timeout_help = "Seconds to wait. Default: 5, and hours for what reads the whole store."
-    gathered = click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), help=timeout_help)(gathered)
+    timeout_help = "How long to wait. Default: 5s, and hours for what reads the whole store."
+    gathered = click.option("--timeout", "timeout_s", type=Seconds(0.1), help=timeout_help)(gathered)
     return reach_flags(gathered)  # type: ignore[return-value]  # it has the same arguments, but for those three
 
 

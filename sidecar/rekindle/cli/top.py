@@ -13,6 +13,7 @@ import click
 from rekindle_plugins.contract.errors import RekindleError
 
 from rekindle.cli.reach import admin_socket, reach_flags
+from rekindle.cli.times import Seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,7 @@ _QUIT_KEYS = b"qQ\x03\x04"
 @click.command()
 @reach_flags
 @click.option(
-    "--interval", "interval_s", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds."
+    "--interval", "interval_s", type=Seconds(0.1, 60), default="1s", show_default=True, help="Between two looks."
 )
 @click.option("--once", is_flag=True, help="One picture of one interval, and no more; so where it is no terminal, too.")
 def top(socket: Path | None, run_dir: Path | None, interval_s: float, once: bool) -> None:
