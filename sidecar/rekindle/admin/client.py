@@ -241,7 +241,7 @@ class AdminClient:
         return RekindleError("call", f"{verb} at {self._socket}", f"{status}: {error.details()}", hint)
 
     def _unavailable(self, verb: str, problem: str) -> UnavailableError:
-        hint = f"is `rekindle serve` running? wanted {self._socket}"
+        hint = "is `rekindle serve` running? its folder is named with --run-dir or REKINDLE_RUN_DIR"
         return UnavailableError("call", f"{verb} at {self._socket}", problem, hint)
 
 

@@ -45,6 +45,6 @@ def bundle(
     for part in parts(scene):
         made.collect(part)
     byte_count = made.write(path)
-    click.echo(f"wrote {path}: {len(made.files)} files, {byte_count:,} bytes", err=True)
+    click.echo(f"wrote {path}: {len(made.files) + 1} files, {byte_count:,} bytes", err=True)
     for name, why in made.missing.items():
         click.echo(f"missing: {name}: {why}", err=True)

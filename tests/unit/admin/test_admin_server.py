@@ -125,7 +125,7 @@ def test_a_bug_is_internal_and_tells_no_more_than_its_kind(path: Path) -> None:
 def test_nobody_at_the_socket_is_unavailable_with_a_hint(path: Path) -> None:
     with pytest.raises(UnavailableError) as caught:
         ask(path)
-    assert caught.value.hint == f"is `rekindle serve` running? wanted {path}"
+    assert caught.value.hint.startswith("is `rekindle serve` running?")
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
     with pytest.raises(UnavailableError, match="nobody answers"):
