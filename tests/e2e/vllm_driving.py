@@ -32,6 +32,8 @@ START_S = 150.0
 ANSWER_S = 90.0
 BLOCK = 32
 VOCABULARY = 2048
+CORE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % (os.cpu_count() or 1)
+"""That an engine computes on, if nobody says otherwise: one for each of the processes that the tests are run in."""
 
 REKINDLE: dict[str, Any] = {
     "kv_connector": "RekindleConnector",
@@ -242,7 +244,7 @@ class VllmEngine:
             "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), *filter(None, [os.environ.get("NIXL_PATH")])]),
             "REKINDLE_RUN_DIR": str(self._run_dir),
             "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": str(CORE),
             "VLLM_SERVER_DEV_MODE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
