@@ -116,7 +116,7 @@ def step_times(draw: st.DrawFn) -> list[float]:
     return times
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(times=step_times(), offset=st.floats(0.0, 1.0), pauses=st.lists(st.floats(0.0, 20.0), min_size=30, max_size=30))
 def test_there_is_no_false_alarm_for_steps_within_the_bound(
     times: list[float], offset: float, pauses: list[float]

@@ -155,7 +155,7 @@ def test_the_runs_of_all_blocks_share_out_the_tensor_among_them(data: st.DataObj
 def test_a_layout_is_only_refused_when_it_is_ambiguous(order: list[int], per_block: int) -> None:
     shape = (2, BLOCKS * per_block, TOKENS, HEADS, WIDTH)
     runs = layer_page(view(shape, order), page_bytes(shape, BLOCKS), BLOCKS)
-    for page_id in range(BLOCKS):
+    for page_id in (0, 1, BLOCKS - 1):
         wanted = bytes_of_index(view(shape, order), 1, range(per_block * page_id, per_block * (page_id + 1)))
         assert sorted(bytes_of(runs, page_id)) == sorted(wanted)
 
