@@ -56,7 +56,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     on_terminal = sys.stdout.isatty()
     console = Console(file=sys.stdout, width=None if on_terminal else 400, highlight=False, soft_wrap=not on_terminal)
     table = Table(box=box.ROUNDED if on_terminal else None, pad_edge=on_terminal, header_style="bold")
-    for name in ("name", "version", "contract", "engine", "capabilities", "source", "loaded"):
+    for name in ("name", "version", "needs contract", "engine", "capabilities", "source", "loaded"):
         table.add_column(name, overflow="fold")
     for row in rows:
         loaded = Text("yes", "green") if row["loaded"] else Text(f"no: {row['problem']}", "red")

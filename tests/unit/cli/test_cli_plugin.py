@@ -56,7 +56,7 @@ def test_the_table_has_the_same_and_takes_no_plugins_word_for_markup(plugin_dir:
     assert done.returncode == 0
     assert done.stderr == ""
     lines = [line.rstrip() for line in done.stdout.splitlines()]
-    assert lines[0].split() == ["name", "version", "contract", "engine", "capabilities", "source", "loaded"]
+    assert lines[0].split() == ["name", "version", "needs", "contract", "engine", "capabilities", "source", "loaded"]
     assert lines[4].endswith("no: RuntimeError: [bold]no[/bold] luck")
     assert lines[6].endswith("yes")
 
