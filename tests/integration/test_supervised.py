@@ -55,6 +55,18 @@ def test_an_engine_that_hangs_is_ended_and_the_next_one_has_its_pages(
     assert supervised.members() == []
 
 
+def test_a_server_that_ends_well_without_having_been_asked_to_is_restarted(supervised: Supervised) -> None:
+    """As vLLM's does when its engine process was killed."""
+    supervised.start()
+    engine = supervised.engine()
+    until("it to be seen", lambda: f"engine, pid {engine.pid}: it has attached" in supervised.output())
+    os.kill(engine.pid, signal.SIGTERM)
+    assert supervised.engine(2).pid != engine.pid
+    assert "engine exited with 0 after" in supervised.output()
+    assert supervised.terminate() == 0
+    assert "engine exited with 0, not restarted" in supervised.output()
+
+
 def test_another_engine_of_the_same_sidecar_is_not_ended_for_a_hang_that_is_not_its_own(
     supervised: Supervised,
 ) -> None:

@@ -23,6 +23,7 @@ class TransformersAdapter(Adapter):
     """`python …/lines_engine.py …`."""
 
     info: ClassVar[PluginInfo] = INFO
+    serves_until_stopped: ClassVar[bool] = False
     driver: ClassVar[str] = "rekindle_transformers.driver:TransformersDriver"
 
     def recognises(self, launch: Launch) -> bool:

@@ -98,6 +98,9 @@ class Adapter(ABC):
     """Where the engine's own server tells its health."""
     port: ClassVar[int] = 8000
     """Where that server listens when the command line does not say."""
+    serves_until_stopped: ClassVar[bool] = True
+    """Whether what it starts never comes to an end by itself, so that an end is a death, whatever its exit code: vLLM's
+    server exits with 0 when its engine process was killed. False for programs that do their work and end."""
     driver: ClassVar[str] = ""
     """`module:Class` of the plugin's driver (`contract.driver`), for `rekindle plugin test`."""
 

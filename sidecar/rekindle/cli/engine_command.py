@@ -15,11 +15,15 @@ from rekindle.backends import Backends
 
 
 class EngineCommand(NamedTuple):
-    """The command to start, what to tell the operator about it (empty for nothing), and its environment."""
+    """The command to start, what to tell the operator about it (empty for nothing), and its environment.
+
+    `serves_until_stopped`: as the adapter's.
+    """
 
     arguments: tuple[str, ...]
     note: str
     environment: Mapping[str, str]
+    serves_until_stopped: bool = False
 
 
 def wired(
@@ -39,8 +43,9 @@ def wired(
     try:
         done = adapter.wire(launch)
     except ConfigError as error:
-        return EngineCommand(launch.words, f"{error.subject}: {error.problem}; {error.hint}", launch.environment)
-    return EngineCommand(done.launch.words, done.note, done.launch.environment)
+        note = f"{error.subject}: {error.problem}; {error.hint}"
+        return EngineCommand(launch.words, note, launch.environment, adapter.serves_until_stopped)
+    return EngineCommand(done.launch.words, done.note, done.launch.environment, adapter.serves_until_stopped)
 
 
 def engine_environment(environ: Mapping[str, str], run_dir: Path, folders: Sequence[Path] = ()) -> dict[str, str]:

@@ -40,9 +40,10 @@ def run(
 ) -> None:
     """Run COMMAND (an engine) with a sidecar beside it, and restart whichever dies.
 
-    Takes every flag of serve, then `--`, then the engine's command. The engine is restarted after any exit but 0, and
-    when it hangs (--hang-timeout), with a pause that doubles; a sidecar that is running in the run dir already is
-    used. Times are in seconds. The exit code is the engine's.
+    Takes every flag of serve, then `--`, then the engine's command. The engine is restarted when it dies and when it
+    hangs (--hang-timeout), with a pause that doubles; a sidecar that is running in the run dir already is used. An
+    exit with 0 is no death, but for a server that has attached: vLLM's exits so when its engine process was killed.
+    To stop the engine, stop this. The exit code is the engine's.
     """
     from rekindle.backends import discover
     from rekindle.cli.child import adopt_orphans
@@ -64,13 +65,14 @@ def run(
         admin_socket=config.admin_socket,
         engine=engine.arguments,
         engine_environment=engine.environment,
+        serves_until_stopped=engine.serves_until_stopped,
     )
     policy = Policy(
         restart_delay_s,
         max(limit_s, restart_delay_s),
         healthy_s,
         grace_s,
-        watch_period_s=min(config.hang_timeout_s / 10, Policy.watch_period_s),
+        watch_period_s=min(config.hang_timeout_s / 10 or Policy.watch_period_s, Policy.watch_period_s),
     )
     adopt_orphans()
 

@@ -1,7 +1,8 @@
 """What ``rekindle run`` does: keeps one sidecar and one engine alive, each without regard to the other.
 
 One process, one event loop, two loops on it: ``_keep_sidecar`` and ``_keep_engine``. The engine's end decides: exit 0
-stops everything, anything else is followed by a restart after a growing pause. A stop from outside goes the same
+stops everything (but not of a server that has attached: those do not end by themselves), anything else is followed by
+a restart after a growing pause. A stop from outside goes the same
 way, with SIGTERM to the engine's group, and SIGKILL after the grace time; so does a hang, which the sidecar tells of
 (``engine_watch``), and a restart follows. The sidecar is stopped after the engine, and before it ends it saves what
 the engine had (``keeper.salvage``).
@@ -42,7 +43,7 @@ class Policy:
     hung_grace_s: float = 5.0
     """The most of it for an engine that hangs: only its other processes can make use of it."""
     watch_period_s: float = 3.0
-    """Between two questions whether the engine hangs; 0 asks none."""
+    """Between two questions to the sidecar about the engine."""
     sidecar_start_s: float = 30.0
 
 
@@ -74,6 +75,8 @@ class Plan:
     admin_socket: Path
     engine: Sequence[str]
     engine_environment: Mapping[str, str]
+    serves_until_stopped: bool = False
+    """As the adapter's."""
 
 
 class SidecarFailedError(Exception):
@@ -128,10 +131,12 @@ class Supervisor:
             starts += 1
             child = Child.start(self._plan.engine, self._plan.engine_environment)
             self._say(f"engine started: pid {child.pid}, start {starts}")
-            code, hang = await self._until_ended_or(self._stopped_or_hung(child), child)
+            watch = self._watch(child)
+            code, hang = await self._until_ended_or(self._stopped_or_hung(watch, child), child)
             if child.group_is_alive():
                 self._say(f"engine left processes that do not die, group {child.pid}")
-            if self._stop.is_set() or (code == 0 and hang is None):
+            is_done = code == 0 and hang is None and not (self._plan.serves_until_stopped and watch.has_attached)
+            if self._stop.is_set() or is_done:
                 self._say(f"engine {outcome(code)}, not restarted")
                 return code
             # The time that it hung is no healthy life.
@@ -140,13 +145,16 @@ class Supervisor:
             await _set_within(self._stop, pause_s)
         return code
 
-    async def _stopped_or_hung(self, child: Child) -> Hang | None:
+    def _watch(self, child: Child) -> EngineWatch:
+        def tell() -> None:
+            self._say(f"engine, pid {child.pid}: it has attached")
+
+        return EngineWatch(self._plan.admin_socket, child.pid, self._policy.watch_period_s, tell)
+
+    async def _stopped_or_hung(self, watch: EngineWatch, child: Child) -> Hang | None:
         """Returns when the engine is to be ended: with the hang it is ended for, or None for a stop from outside."""
         stopped: asyncio.Task[Any] = asyncio.create_task(self._stop.wait())
-        tasks = {stopped}
-        if self._policy.watch_period_s > 0:
-            watch = EngineWatch(self._plan.admin_socket, child.pid, self._policy.watch_period_s)
-            tasks.add(asyncio.create_task(watch.until_hung(), name="engine-watch"))
+        tasks = {stopped, asyncio.create_task(watch.until_hung(), name="engine-watch")}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
