@@ -39,8 +39,16 @@ NO_PORT: Mapping[str, str] = {
     "--ssl-keyfile": "it speaks TLS (--ssl-keyfile), and the proxy does not",
     "--ssl-certfile": "it speaks TLS (--ssl-certfile), and the proxy does not",
 }
-IMAGES = ("vllm/vllm-openai", "vllm-openai", "llm-d")
-"""Images whose entry point is a vLLM server, so that a container may have arguments only."""
+IMAGES = frozenset(
+    {"vllm-openai", "vllm-openai-rocm", "vllm-openai-cpu", "vllm-cpu-release-repo", "vllm-arm64-cpu-release-repo"}
+    | {
+        f"llm-d{device}{stage}"
+        for device in ("", "-aws", "-cpu", "-cuda", "-gke", "-hpu", "-rocm", "-xpu")
+        for stage in ("", "-dev")
+    }
+)
+"""Names of images whose entry point is a vLLM server, so that a container may have arguments only. Whole names: beside
+them lie routers, schedulers and simulators whose names begin the same."""
 
 
 class VllmAdapter(Adapter):
@@ -56,7 +64,7 @@ class VllmAdapter(Adapter):
             return True
         if launch.is_shell:
             return any("vllm serve" in word or "vllm.entrypoints" in word for word in words)
-        return not launch.command and any(name in launch.image for name in IMAGES)
+        return not launch.command and launch.image_name in IMAGES
 
     def wire(self, launch: Launch) -> Wired:
         """vLLM takes underscores for dashes, and `--kv-transfer-config.kv_connector=…` for the JSON's fields."""

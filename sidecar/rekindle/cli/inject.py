@@ -142,14 +142,17 @@ def options_from(given: Mapping[str, Any]) -> tuple[Options, Backends]:
 
 def _inject_all(given: Mapping[str, Any], sources: Sequence[Source] | None = None) -> tuple[list[str], list[Rewritten]]:
     from rekindle.inject import inject as add
+    from rekindle.inject import pod_count
     from rekindle.inject.documents import Stream
 
     options, backends = options_from(given)
     texts: list[str] = []
     done: list[Rewritten] = []
-    for source in sources if sources is not None else _read(given["filenames"]):
-        stream = Stream.read(source.name, source.text)
-        done += add(stream, options, backends)
+    read = sources if sources is not None else _read(given["filenames"])
+    streams = [Stream.read(source.name, source.text) for source in read]
+    is_only_pod = sum(pod_count(stream, options.template_path) for stream in streams) == 1
+    for stream in streams:
+        done += add(stream, options, backends, is_only_pod)
         texts.append(stream.write())
     return (_joined(texts) if sources is None else texts), done
 

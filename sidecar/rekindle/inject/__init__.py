@@ -10,6 +10,6 @@ edits       changes that can be undone: each is written down in an annotation of
 rewrite     the way of one manifest: un-inject, find the engine, edit
 """
 
-from rekindle.inject.rewrite import GpuMode, Options, Outcome, Rewritten, inject, uninject
+from rekindle.inject.rewrite import GpuMode, Options, Outcome, Rewritten, inject, pod_count, uninject
 
-__all__ = ["GpuMode", "Options", "Outcome", "Rewritten", "inject", "uninject"]
+__all__ = ["GpuMode", "Options", "Outcome", "Rewritten", "inject", "pod_count", "uninject"]

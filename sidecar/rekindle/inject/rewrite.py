@@ -79,12 +79,21 @@ class Rewritten:
     notes: tuple[str, ...] = ()
 
 
-def inject(stream: Stream, options: Options, backends: Backends) -> list[Rewritten]:
-    """Changes the stream in place, pod by pod. Raises nothing for a pod that cannot be injected."""
+def pod_count(stream: Stream, template_path: Path | None = None) -> int:
+    return sum(1 for document in stream.documents for _ in pod_templates(document.node, template_path))
+
+
+def inject(stream: Stream, options: Options, backends: Backends, is_only_pod: bool | None = None) -> list[Rewritten]:
+    """Changes the stream in place, pod by pod. Raises nothing for a pod that cannot be injected.
+
+    `is_only_pod`: whether there is one pod in all that the user gave; None: in this stream.
+    """
     found: list[Rewritten] = []
     _undo_all(stream, options.template_path)
+    if is_only_pod is None:
+        is_only_pod = pod_count(stream, options.template_path) == 1
     for document in list(stream.documents):
-        results, more = inject_object(document, options, backends)
+        results, more = inject_object(document, options, backends, is_only_pod)
         found += results
         for node in more:
             stream.append(node)
@@ -92,13 +101,13 @@ def inject(stream: Stream, options: Options, backends: Backends) -> list[Rewritt
 
 
 def inject_object(
-    document: Document, options: Options, backends: Backends
+    document: Document, options: Options, backends: Backends, is_only_pod: bool = False
 ) -> tuple[list[Rewritten], list[additions.Values]]:
     """Changes one object: all its pods, or none. Returns what became of each, and objects that it needs beside it."""
     before, was_changed = copy.deepcopy(document.node), document.is_changed
     document.unshare()
     more: list[additions.Values] = []
-    results = [_inject_pod(document, pod, options, backends, more) for pod in _pods(document, options)]
+    results = [_inject_pod(document, pod, options, backends, is_only_pod, more) for pod in _pods(document, options)]
     if any(result.outcome is Outcome.REFUSED for result in results):
         results, more = [_not_alone(result) for result in results], []
     if not any(result.outcome is Outcome.INJECTED for result in results):
@@ -156,14 +165,20 @@ def _undo_pod(pod: PodTemplate) -> None:
 
 
 def _inject_pod(
-    document: Document, pod: PodTemplate, options: Options, backends: Backends, more: list[additions.Values]
+    document: Document,
+    pod: PodTemplate,
+    options: Options,
+    backends: Backends,
+    is_only_pod: bool,
+    more: list[additions.Values],
 ) -> Rewritten:
     if str(_annotations(pod.owner).get(SWITCH, "")).lower() in NO:
         return Rewritten(pod.where, Outcome.SKIPPED, (f"annotation {SWITCH} says so",))
     try:
-        engine = find_engine(pod.spec, backends, options.backend, options.container)
+        engine = find_engine(pod.spec, backends, options.backend, options.container, is_only_pod)
         if engine is None:
-            return Rewritten(pod.where, Outcome.SKIPPED, ("no container looks like an engine",))
+            what = f"a container of {options.backend}: name it with --container" if options.backend else "an engine"
+            return Rewritten(pod.where, Outcome.SKIPPED, (f"no container looks like {what}",))
         notes: list[str] = []
         edits = Edits(pod.spec)
         has_proxy = _wants_proxy(pod, options)
