@@ -185,14 +185,14 @@ def _joined(texts: Sequence[str]) -> list[str]:
 
 
 def _write(text: str, output: Path | None) -> None:
-    """All of it or nothing."""
+    """All of it or nothing, where that is possible: not into a pipe or a device."""
+    from rekindle.cli.whole_file import write_whole
+
     if output is None:
-        click.echo(text, nl=False)
+        click.echo(text.encode(), nl=False)
         return
-    temporary = output.with_name(output.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(output)
+        write_whole(output, text.encode())
     except OSError as error:
         raise ConfigError("write", str(output), error.strerror or str(error), "check -o") from None
 

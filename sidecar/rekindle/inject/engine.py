@@ -44,8 +44,8 @@ def find_engine(
 ) -> EngineContainer | None:
     """The engine's container, or None where no container looks like one.
 
-    A container that its plugin does not recognise is taken for the engine where the user named it, or where a plugin was
-    named and there is no other container that could have been meant: none in this pod, and no other pod (`is_only_pod`).
+    A container that its plugin does not recognise is taken for the engine where the user named it, or where a plugin
+    was named and no other container can have been meant: none in this pod, and there is no other pod (`is_only_pod`).
 
     Raises ConfigError where it cannot be told: two that look like engines, a name that is not there, a plugin that is
     not there.

@@ -64,6 +64,12 @@ def test_a_folder_is_one_stream_in_a_file(tmp_path: Path) -> None:
     assert rekindle("uninject", "-f", str(output)).stdout == MANIFEST + "---\n" + MANIFEST
 
 
+def test_a_descriptor_is_a_place_to_write_to() -> None:
+    done = rekindle("inject", "-o", "/dev/stdout", given=MANIFEST)
+    assert done.returncode == 0, done.stderr
+    assert rekindle("uninject", "-o", "/dev/stdout", given=done.stdout).stdout == MANIFEST
+
+
 def test_nothing_to_inject_is_an_error_and_the_manifest_passes_through() -> None:
     service = "kind: Service\nmetadata: {name:  s}\n"
     done = rekindle("inject", given=service)
