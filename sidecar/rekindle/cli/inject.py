@@ -57,6 +57,11 @@ def injection_flags(command: Decorated) -> Decorated:
         click.option(
             "--engine-port", type=click.IntRange(1, 65535), help="Where the engine moves to.  [default: a free one]"
         ),
+        click.option(
+            "--http-port",
+            type=click.IntRange(1, 65535),
+            help="Where the sidecar serves probes and metrics.  [default: 9470]",
+        ),
         click.option("--store-size", default="8Gi", show_default=True, help="Node memory for checkpointed pages."),
         click.option("--engine-uid", type=click.IntRange(min=0), help="The engine's user, where no manifest says it."),
         click.option("--image", help=f"The sidecar's image.  [default: {IMAGE}:VERSION, ours]"),
@@ -135,6 +140,7 @@ def options_from(given: Mapping[str, Any]) -> tuple[Options, Backends]:
         engine_uid=given["engine_uid"],
         proxy=given["proxy"],
         engine_port=given["engine_port"],
+        http_port=given["http_port"],
         template_path=_path(given.get("template_path")),
     )
     return options, discover([Path(part) for part in given["plugin_dir"].split(":") if part])
@@ -161,23 +167,31 @@ def _read(filenames: Sequence[str]) -> Sequence[Source]:
     found = []
     for name in filenames:
         if name == "-":
-            found.append(Source("standard input", None, sys.stdin.read()))
+            found.append(Source("standard input", None, _text("standard input", sys.stdin.buffer.read)))
             continue
         path = Path(name)
         files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES) if path.is_dir() else [path]
         for file in files:
-            try:
-                found.append(Source(str(file), file, file.read_text(encoding="utf-8")))
-            except (OSError, ValueError) as error:
-                problem = getattr(error, "strerror", None) or str(error)
-                raise ConfigError("read", str(file), problem, "check -f") from None
+            found.append(Source(str(file), file, _text(str(file), file.read_bytes)))
     return found
+
+
+def _text(name: str, read: Callable[[], bytes]) -> str:
+    """Its line ends and byte order mark are its own, and stay."""
+    try:
+        return read().decode("utf-8")
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        raise ConfigError("read", name, problem, "check -f") from None
 
 
 def _joined(texts: Sequence[str]) -> list[str]:
     """Files one after the other are one stream, with a separator between them."""
+    from rekindle.inject.documents import BYTE_ORDER_MARK
+
     joined: list[str] = []
     for text in texts:
+        text = text.removeprefix(BYTE_ORDER_MARK) if joined else text
         if joined and not text.startswith("---"):
             joined.append("---\n" if joined[-1].endswith("\n") else "\n---\n")
         joined.append(text)

@@ -31,12 +31,12 @@ class EngineContainer:
 
 def launch_of(container: Mapping[str, Any]) -> Launch:
     environment = {
-        str(entry["name"]): str(entry.get("value", ""))
+        str(entry["name"]): "" if entry.get("value") is None else str(entry["value"])
         for entry in container.get("env") or ()
         if isinstance(entry, Mapping) and "name" in entry
     }
     words = (_words(container, "command"), _words(container, "args"))
-    return Launch(*words, environment, str(container.get("image", "")), plugins_dir=SHIM_MOUNT)
+    return Launch(*words, environment, str(container.get("image") or ""), plugins_dir=SHIM_MOUNT)
 
 
 def find_engine(
