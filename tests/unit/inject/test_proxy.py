@@ -251,7 +251,7 @@ def test_an_engine_whose_answers_cannot_be_continued_is_told_of(backends: Backen
         (pod([*VLLM, "--ssl-keyfile", "k"]), {}, "it speaks TLS", "REKINDLE_PROXY=0.0.0.0:PORT"),
         (pod([*VLLM, "--headless"]), {}, "it has no server", "REKINDLE_PROXY"),
         (pod([*VLLM, "--uds=/s"]), {}, "a Unix socket", "REKINDLE_PROXY"),
-        (pod(VLLM, hostNetwork=True), {}, "its node's network", "--engine-port"),
+        (pod(VLLM, hostNetwork=True), {"http_port": 9480}, "its node's network", "--engine-port"),
         (pod(VLLM), {"engine_port": 8000}, "8000 is taken", "--engine-port"),
         (pod(VLLM), {"engine_port": 9470}, "9470 is taken", "--engine-port"),
         (pod([*VLLM, "--port=9470"]), {}, "the sidecar's own port", "another one"),
