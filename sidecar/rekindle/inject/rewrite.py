@@ -10,9 +10,10 @@ import copy
 import dataclasses
 import enum
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from rekindle_plugins.contract.adapter import PROXY_BY_HAND, RUN_DIR_VARIABLE, Launch
 from rekindle_plugins.contract.errors import ConfigError, RekindleError
@@ -321,12 +322,23 @@ def _wired(engine: EngineContainer, has_proxy: bool, notes: list[str]) -> Launch
     launch = engine.launch.with_environment(**{RUN_DIR_VARIABLE: additions.RUN_DIR})
     try:
         wired = engine.adapter.wire(launch)
+        unknown = engine.script.unknown(engine.launch.environment) if engine.script else ""
+        if unknown and (has_proxy or wired.launch.words != launch.words):
+            _refuse_unknown(engine, unknown)
     except ConfigError as error:
         more = f"; for the proxy, {PROXY_BY_HAND}" if has_proxy else ""
         raise ConfigError(error.op, error.subject, error.problem, error.hint + more) from error
     if wired.note:
         notes.append(wired.note)
     return wired.launch
+
+
+def _refuse_unknown(engine: EngineContainer, variable: str) -> NoReturn:
+    """A command that may have other flags than those that are read here."""
+    problem = f"{variable} in its script may hold flags, of a connector or a port, that are not known here"
+    flags = " ".join(map(shlex.quote, engine.adapter.flags()))
+    hint = f'if it is one word, quote it ("{variable}"); else write its flags out, or add by hand behind it: {flags}'
+    raise ConfigError("wire", f"container {engine.name}", problem, hint)
 
 
 def _port(pod: PodTemplate, annotation: str, told: int | None) -> int | None:

@@ -223,7 +223,7 @@ spec:
     args:
     - |
       cd /app  # where it is
-      vllm serve ${MODEL} \\
+      vllm serve "${MODEL}" \\
         --port 8000 \\
         --max-model-len 4096
     readinessProbe: {tcpSocket: {port: 8000}}
@@ -232,7 +232,7 @@ spec:
     assert done.outcome is Outcome.INJECTED
     (script,) = plain(result)[0]["spec"]["containers"][0]["args"]
     assert script.startswith(
-        "cd /app  # where it is\nvllm serve ${MODEL} \\\n  --port 9471 \\\n  --max-model-len 4096 --kv-"
+        'cd /app  # where it is\nvllm serve "${MODEL}" \\\n  --port 9471 \\\n  --max-model-len 4096 --kv-'
     )
     assert script.endswith("'\n")
     assert "    - |\n" in result
