@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from rekindle.backends import Backends, discover
-from rekindle.inject import GpuMode, Options, Outcome, Rewritten, inject, rewrite, uninject
+from rekindle.inject import GpuMode, Options, Outcome, Rewritten, inject, pod, uninject
 from rekindle.inject.documents import Stream
 from rekindle.inject.kinds import label
 from ruamel.yaml import YAML
@@ -149,7 +149,7 @@ def test_a_plugin_that_fails_refuses_its_pod(backends: Backends, monkeypatch: py
     def broken(*_: object) -> None:
         raise RuntimeError("no idea")
 
-    monkeypatch.setattr(rewrite, "_wired", broken)
+    monkeypatch.setattr(pod, "_wired", broken)
     once, (done,) = injected(GOOD, backends)
     assert (once, done.outcome) == (GOOD, Outcome.REFUSED)
     assert "RuntimeError: no idea" in done.notes[0]
@@ -187,6 +187,14 @@ def test_a_claim_template_is_in_its_items_namespace_and_has_its_kind_in_its_name
     assert "namespace: 'no'" in once, "Norway's: others read a boolean"
     assert injected(once, backends, gpu_mode=GpuMode.DRA)[0] == once
     assert plain(uninjected(once)) == plain(text)
+
+
+def test_two_claim_templates_of_one_name_are_refused(backends: Backends) -> None:
+    one = f"kind: Deployment\nmetadata: {{name: a.b}}\nspec: {{template: {on_gpus(1)}}}\n"
+    other = one.replace("a.b", "a-b").replace("gpu: 1", "gpu: 2")
+    once, done = injected(f"{one}---\n{other}", backends, gpu_mode=GpuMode.DRA)
+    assert outcomes(done) == [("Deployment a.b", "injected"), ("Deployment a-b", "refused")]
+    assert claims(once) == {("", "a-b-deployment-rekindle-gpu"): 1}
 
 
 def test_leader_and_worker_have_claim_templates_of_their_own(backends: Backends) -> None:
