@@ -65,7 +65,7 @@ class Ports:
 def injected(text: str, ports: Ports) -> str:
     """Through the real command, and then without what the runtime does not know."""
     command = [sys.executable, "-m", "rekindle.cli", "inject", "--image", SIDECAR, "--store-size", "64Mi"]
-    command += ["--proxy", "--engine-port", str(ports.engine)]
+    command += ["--proxy", "--engine-port", str(ports.engine), "--http-port", str(ports.http)]
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     yaml = YAML(typ="safe")
@@ -81,9 +81,6 @@ def injected(text: str, ports: Ports) -> str:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             container.pop(probe, None)
         container.pop("ports", None)
-    for entry in sidecar["env"]:
-        if entry["name"] == "REKINDLE_HTTP":
-            entry["value"] = f"127.0.0.1:{ports.http}"
     engine = spec["containers"][1]
     engine["env"] += [{"name": name, "value": os.environ[name]} for name in BLAS if name in os.environ]
     out = io.StringIO()

@@ -55,6 +55,11 @@ class Launch:
         return self.command + self.args
 
     @property
+    def image_name(self) -> str:
+        """The last part of the image's path, without registry, tag and digest."""
+        return self.image.partition("@")[0].rpartition("/")[2].partition(":")[0]
+
+    @property
     def is_shell(self) -> bool:
         """Whether a shell is given a script (`sh -c "…"`), which nobody can edit safely."""
         words = self.words

@@ -8,7 +8,10 @@ system is not ours to know: both are refused, and told what to add.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -31,11 +34,12 @@ PROGRAM = "trtllm-serve"
 MODULE = "tensorrt_llm.commands.serve"
 FLAG = "--config"
 OTHER_FLAGS = ("--extra_llm_api_options", "--extra-llm-api-options")
-IMAGES = ("tensorrt-llm", "tensorrtllm", "tensorrt_llm")
+IMAGES = frozenset({"tensorrt-llm", "tensorrtllm", "tensorrt_llm"})
+"""Parts of paths of images that may have `trtllm-serve` as their entry point."""
 OURS_IN_A_SCRIPT = "rekindle_plugins/tensorrt_llm/engine.yaml"
 SERVER = ServerFlags(port=8000, host="localhost")
-OTHER_SERVERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve")
-"""Subcommands whose server is none of an engine's, or has its port in a file."""
+OTHER_SERVERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve", "grpc")
+"""Subcommands whose server is none of an engine's, or does not know our flag."""
 ENGINE_YAML = Path(__file__).with_name("engine.yaml")
 RECIPE = (
     "put the lines of rekindle_plugins/tensorrt_llm/engine.yaml into the engine's configuration file: "
@@ -55,13 +59,19 @@ class TensorRtLlmAdapter(Adapter):
 
     def recognises(self, launch: Launch) -> bool:
         words = launch.words
-        if any(os.path.basename(word) == PROGRAM or word == MODULE for word in words):
+        if _other_server(launch):
+            return False
+        if any(_is_program(word) for word in words):
             return True
         if launch.is_shell:
             return any(PROGRAM in word or MODULE in word for word in words)
-        return not launch.command and any(name in launch.image.lower() for name in IMAGES)
+        parts = re.split("[/:@]", launch.image.lower())
+        return not launch.command and launch.args[:1] == ("serve",) and not IMAGES.isdisjoint(parts)
 
     def wire(self, launch: Launch) -> Wired:
+        other = _other_server(launch)
+        if other:
+            raise ConfigError("wire", "tensorrt_llm command", f"{other} is no server of an engine", RECIPE)
         if is_wired_script(launch, OURS_IN_A_SCRIPT):
             return Wired(_with_run_dir(launch), "TensorRT-LLM's script has the connector already")
         refuse_shell(launch, self.info, (*self.flags(), f"and {ENGINE_RUN_DIR_VARIABLE} to its environment"))
@@ -80,9 +90,10 @@ class TensorRtLlmAdapter(Adapter):
         return Wired(_with_run_dir(launch.with_args(FLAG, ours)), f"TensorRT-LLM gets {FLAG} {ours}")
 
     def listens(self, launch: Launch) -> Listening:
-        for word in launch.words:
-            if word in OTHER_SERVERS:
-                raise ConfigError("move", "TensorRT-LLM server", f"{word} is no server of an engine", PROXY_BY_HAND)
+        other = _other_server(launch)
+        if other or "--grpc" in launch.words:
+            problem = f"{other} is no server of an engine" if other else "it speaks gRPC (--grpc)"
+            raise ConfigError("move", "TensorRT-LLM server", problem, PROXY_BY_HAND)
         return SERVER.listening(launch)
 
     def moved(self, launch: Launch, port: int) -> Launch:
@@ -90,6 +101,23 @@ class TensorRtLlmAdapter(Adapter):
 
     def flags(self) -> tuple[str, ...]:
         return (FLAG, str(ENGINE_YAML))
+
+
+def _is_program(word: str) -> bool:
+    return os.path.basename(word) == PROGRAM or word == MODULE
+
+
+def _other_server(launch: Launch) -> str:
+    """The subcommand, where it is one that starts something else; "" where it is not."""
+    words: Sequence[str] = launch.words
+    if launch.is_shell:
+        words = " ".join(words).split()
+    elif not launch.command and not any(_is_program(word) for word in words):
+        words = (PROGRAM, *words)
+    for before, word in itertools.pairwise(words):
+        if _is_program(before) and word in OTHER_SERVERS:
+            return word
+    return ""
 
 
 def _file_of(launch: Launch) -> str:

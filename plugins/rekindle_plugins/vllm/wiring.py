@@ -39,7 +39,10 @@ def composed(launch: Launch, flag: str, ours: Mapping[str, Any]) -> Launch | Non
     config = _config(text if mark else words[index + 1])
     if config is None:
         return None
-    together = json.dumps(beside(config, ours), separators=(",", ":"))
+    both = beside(config, ours)
+    if both == config:
+        return launch
+    together = json.dumps(both, separators=(",", ":"))
     if mark:
         words[index] = f"{name}={together}"
     else:

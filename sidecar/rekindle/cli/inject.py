@@ -57,6 +57,11 @@ def injection_flags(command: Decorated) -> Decorated:
         click.option(
             "--engine-port", type=click.IntRange(1, 65535), help="Where the engine moves to.  [default: a free one]"
         ),
+        click.option(
+            "--http-port",
+            type=click.IntRange(1, 65535),
+            help="Where the sidecar serves probes and metrics.  [default: 9470]",
+        ),
         click.option("--store-size", default="8Gi", show_default=True, help="Node memory for checkpointed pages."),
         click.option("--engine-uid", type=click.IntRange(min=0), help="The engine's user, where no manifest says it."),
         click.option("--image", help=f"The sidecar's image.  [default: {IMAGE}:VERSION, ours]"),
@@ -135,6 +140,7 @@ def options_from(given: Mapping[str, Any]) -> tuple[Options, Backends]:
         engine_uid=given["engine_uid"],
         proxy=given["proxy"],
         engine_port=given["engine_port"],
+        http_port=given["http_port"],
         template_path=_path(given.get("template_path")),
     )
     return options, discover([Path(part) for part in given["plugin_dir"].split(":") if part])
@@ -142,14 +148,17 @@ def options_from(given: Mapping[str, Any]) -> tuple[Options, Backends]:
 
 def _inject_all(given: Mapping[str, Any], sources: Sequence[Source] | None = None) -> tuple[list[str], list[Rewritten]]:
     from rekindle.inject import inject as add
+    from rekindle.inject import pod_count
     from rekindle.inject.documents import Stream
 
     options, backends = options_from(given)
     texts: list[str] = []
     done: list[Rewritten] = []
-    for source in sources if sources is not None else _read(given["filenames"]):
-        stream = Stream.read(source.name, source.text)
-        done += add(stream, options, backends)
+    read = sources if sources is not None else _read(given["filenames"])
+    streams = [Stream.read(source.name, source.text) for source in read]
+    is_only_pod = sum(pod_count(stream, options.template_path) for stream in streams) == 1
+    for stream in streams:
+        done += add(stream, options, backends, is_only_pod)
         texts.append(stream.write())
     return (_joined(texts) if sources is None else texts), done
 
@@ -158,23 +167,31 @@ def _read(filenames: Sequence[str]) -> Sequence[Source]:
     found = []
     for name in filenames:
         if name == "-":
-            found.append(Source("standard input", None, sys.stdin.read()))
+            found.append(Source("standard input", None, _text("standard input", sys.stdin.buffer.read)))
             continue
         path = Path(name)
         files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES) if path.is_dir() else [path]
         for file in files:
-            try:
-                found.append(Source(str(file), file, file.read_text(encoding="utf-8")))
-            except (OSError, ValueError) as error:
-                problem = getattr(error, "strerror", None) or str(error)
-                raise ConfigError("read", str(file), problem, "check -f") from None
+            found.append(Source(str(file), file, _text(str(file), file.read_bytes)))
     return found
+
+
+def _text(name: str, read: Callable[[], bytes]) -> str:
+    """Its line ends and byte order mark are its own, and stay."""
+    try:
+        return read().decode("utf-8")
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        raise ConfigError("read", name, problem, "check -f") from None
 
 
 def _joined(texts: Sequence[str]) -> list[str]:
     """Files one after the other are one stream, with a separator between them."""
+    from rekindle.inject.documents import BYTE_ORDER_MARK
+
     joined: list[str] = []
     for text in texts:
+        text = text.removeprefix(BYTE_ORDER_MARK) if joined else text
         if joined and not text.startswith("---"):
             joined.append("---\n" if joined[-1].endswith("\n") else "\n---\n")
         joined.append(text)
@@ -182,14 +199,14 @@ def _joined(texts: Sequence[str]) -> list[str]:
 
 
 def _write(text: str, output: Path | None) -> None:
-    """All of it or nothing."""
+    """All of it or nothing, where that is possible: not into a pipe or a device."""
+    from rekindle.cli.whole_file import write_whole
+
     if output is None:
-        click.echo(text, nl=False)
+        click.echo(text.encode(), nl=False)
         return
-    temporary = output.with_name(output.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(output)
+        write_whole(output, text.encode())
     except OSError as error:
         raise ConfigError("write", str(output), error.strerror or str(error), "check -o") from None
 

@@ -62,8 +62,10 @@ class Sidecar:
     """Sees the node's GPUs through the container runtime, without asking Kubernetes for one."""
     gpu_claims: tuple[str, ...] = ()
     """The resource claims by which it shares the engine's GPUs."""
-    shm_volume: str = ""
-    """The engine's volume at /dev/shm, where it has one."""
+    shm: Values | None = None
+    """The engine's mount at /dev/shm, where it has one, as the sidecar gets it."""
+    http_port: int = HTTP_PORT
+    """Where it serves its probes and metrics."""
     proxy: Takeover | None = None
     """The service's port, where the stream proxy takes it over."""
 
@@ -118,12 +120,12 @@ def sidecar_container(sidecar: Sidecar) -> Values:
     proxy = sidecar.proxy
     size_bytes = sidecar.store_size_bytes + STORE_SLACK_BYTES + OVERHEAD_BYTES + (PROXY_BYTES if proxy else 0)
     memory = quantity(size_bytes)
-    ports = [{"name": "rekindle-http", "containerPort": HTTP_PORT}]
+    ports = [{"name": "rekindle-http", "containerPort": sidecar.http_port}]
     environment = [
         {"name": RUN_DIR_VARIABLE, "value": RUN_DIR},
         {"name": "REKINDLE_STORE_DIR", "value": STORE_DIR},
         {"name": "REKINDLE_STORE_SIZE", "value": str(sidecar.store_size_bytes)},
-        {"name": "REKINDLE_HTTP", "value": f"0.0.0.0:{HTTP_PORT}"},
+        {"name": "REKINDLE_HTTP", "value": f"0.0.0.0:{sidecar.http_port}"},
     ]
     if proxy:
         environment.append({"name": "REKINDLE_PROXY", "value": proxy.route})
@@ -136,8 +138,8 @@ def sidecar_container(sidecar: Sidecar) -> Values:
         {"name": RUN_VOLUME, "mountPath": RUN_MOUNT},
         {"name": STORE_VOLUME, "mountPath": STORE_MOUNT},
     ]
-    if sidecar.shm_volume:
-        mounts.append({"name": sidecar.shm_volume, "mountPath": "/dev/shm"})
+    if sidecar.shm:
+        mounts.append(sidecar.shm)
     resources: Values = {"requests": {"cpu": "100m", "memory": memory}, "limits": {"memory": memory}}
     if sidecar.gpu_claims:
         resources["claims"] = [{"name": name} for name in sidecar.gpu_claims]
@@ -148,9 +150,9 @@ def sidecar_container(sidecar: Sidecar) -> Values:
         "command": ["rekindle", "serve"],
         "env": environment,
         "ports": ports,
-        "startupProbe": probe("/readyz", period_s=1, failures=60),
-        "livenessProbe": probe("/livez", period_s=10, failures=3),
-        "readinessProbe": probe("/readyz", period_s=10, failures=3),
+        "startupProbe": probe("/readyz", sidecar.http_port, period_s=1, failures=60),
+        "livenessProbe": probe("/livez", sidecar.http_port, period_s=10, failures=3),
+        "readinessProbe": probe("/readyz", sidecar.http_port, period_s=10, failures=3),
         "resizePolicy": [{"resourceName": "memory", "restartPolicy": "NotRequired"}],
         "resources": resources,
         "securityContext": security(sidecar.uid, proxy.port) if proxy else security(sidecar.uid),
@@ -158,31 +160,34 @@ def sidecar_container(sidecar: Sidecar) -> Values:
     }
 
 
-ENGINE_PROBE = f"""\
+ENGINE_PROBE = """\
 import urllib.error, urllib.request
 try:
-    urllib.request.urlopen("http://127.0.0.1:{HTTP_PORT}/engine/livez", timeout=3)
+    urllib.request.urlopen("http://127.0.0.1:PORT/engine/livez", timeout=3)
 except urllib.error.HTTPError as error:
     raise SystemExit(error.code == 503)
 except OSError:
     pass
 """
-"""Fails for a hang alone. A plain HTTP probe would fail while the sidecar is away, and have a healthy engine killed."""
+"""Fails for a hang alone, as the sidecar on PORT sees it.
+
+A plain HTTP probe would fail while the sidecar is away, and have a healthy engine killed.
+"""
 
 
-def engine_probe() -> Values:
+def engine_probe(port: int) -> Values:
     """Runs in the engine's container, which has Python: the shim needs it."""
     return {
-        "exec": {"command": ["python3", "-c", ENGINE_PROBE]},
+        "exec": {"command": ["python3", "-c", ENGINE_PROBE.replace("PORT", str(port))]},
         "periodSeconds": 10,
         "failureThreshold": 3,
         "timeoutSeconds": 5,
     }
 
 
-def probe(path: str, period_s: int, failures: int) -> Values:
+def probe(path: str, port: int, period_s: int, failures: int) -> Values:
     return {
-        "httpGet": {"path": path, "port": HTTP_PORT},
+        "httpGet": {"path": path, "port": port},
         "periodSeconds": period_s,
         "failureThreshold": failures,
         "timeoutSeconds": 5,

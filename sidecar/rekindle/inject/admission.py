@@ -16,8 +16,10 @@ from typing import Any
 from rekindle_plugins.contract.errors import ProtocolError
 
 from rekindle.backends import Backends
+from rekindle.inject.choices import GpuMode
 from rekindle.inject.documents import Document
-from rekindle.inject.rewrite import EDITS, SWITCH, GpuMode, Options, Outcome, inject_object
+from rekindle.inject.options import EDITS, SWITCH, Options
+from rekindle.inject.rewrite import Outcome, inject_object
 
 SKIP_REASON = "rekindle.dev/skip-reason"
 MAX_REASON_CHARS = 256

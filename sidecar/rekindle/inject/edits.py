@@ -1,7 +1,8 @@
 """Edits of a pod that can be undone. Each is applied and written down; undoing takes them back in reverse order.
 
 Lists of named things (containers, volumes, variables) are addressed by name, so that an injected manifest may be edited
-by hand and still be un-injected. What was there before an edit is kept in the record.
+by hand and still be un-injected. What was there before an edit is kept in the record. A key without a value (`args:`,
+as templates leave it) counts as one that is not there, and is there again after the edit is taken back.
 
     kind      undone by
     item      removing the element of that name from its list; the list too, where the edit made it
@@ -20,6 +21,8 @@ from typing import Any
 from rekindle_plugins.contract.errors import ConfigError
 from ruamel.yaml.scalarstring import ScalarString
 
+from rekindle.inject.scalars import quoted
+
 Place = tuple[str, ...]
 """Keys from the pod's spec downwards; `name=NAME` picks an element of a list."""
 
@@ -34,16 +37,18 @@ class Edits:
     def add_item(self, place: Place, item: Mapping[str, Any]) -> None:
         """Puts a named element first in a list. Raises ConfigError where the name is taken."""
         parent = find(self.spec, place[:-1])
-        items = parent.get(place[-1])
-        is_new = items is None
-        if is_new:
-            items = _insert(parent, place[-1], [])
+        was_null = place[-1] in parent and parent[place[-1]] is None
+        is_new = parent.get(place[-1]) is None
+        items = _insert(parent, place[-1], []) if is_new else parent[place[-1]]
+        if not isinstance(items, MutableSequence):
+            raise ConfigError("inject", "/".join(place), "it is no list")
         name = item["name"]
         if any(isinstance(other, Mapping) and other.get("name") == name for other in items):
             hint = "rename it, or take out by hand what an earlier injection left"
             raise ConfigError("inject", "/".join(place), f"the name {name} is taken", hint)
-        items.insert(0, item)
-        self.record.append({"edit": "item", "at": list(place), "name": name, "new": is_new})
+        items.insert(0, quoted(item))
+        entry = {"edit": "item", "at": list(place), "name": name, "new": is_new}
+        self.record.append({**entry, "null": True} if was_null else entry)
 
     def set_value(self, place: Place, value: Any) -> None:
         """Sets a key, whatever was there. Nothing happens where it is so already."""
@@ -54,9 +59,9 @@ class Edits:
         entry: dict[str, Any] = {"edit": "value", "at": list(place)}
         if was_there:
             entry["old"] = plain(parent[place[-1]])
-            parent[place[-1]] = value
+            parent[place[-1]] = quoted(value)
         else:
-            _insert(parent, place[-1], value)
+            _insert(parent, place[-1], quoted(value))
         self.record.append(entry)
 
     def remove_value(self, place: Place) -> None:
@@ -69,12 +74,16 @@ class Edits:
     def append_words(self, place: Place, words: Sequence[str]) -> None:
         """Appends to a list of words, which is made where there is none."""
         parent = find(self.spec, place[:-1])
-        is_new = place[-1] not in parent
+        was_null = place[-1] in parent and parent[place[-1]] is None
+        is_new = parent.get(place[-1]) is None
         existing = _insert(parent, place[-1], []) if is_new else parent[place[-1]]
+        if not isinstance(existing, MutableSequence):
+            raise ConfigError("inject", "/".join(place), "it is no list")
         last = len(existing) - 1
-        existing.extend(words)
+        existing.extend(quoted(words))
         _move_trailing_comment(existing, last)
-        self.record.append({"edit": "words", "at": list(place), "words": list(words), "new": is_new})
+        entry = {"edit": "words", "at": list(place), "words": list(words), "new": is_new}
+        self.record.append({**entry, "null": True} if was_null else entry)
 
     def swap_word(self, place: Place, index: int, word: str) -> None:
         """Puts a word in another one's place, in a list of words."""
@@ -93,23 +102,29 @@ def undo(spec: Any, record: Sequence[Mapping[str, Any]]) -> None:
         place = tuple(str(step) for step in entry["at"])
         parent = find(spec, place[:-1])
         if entry["edit"] == "item":
-            _remove_item(parent, place, str(entry["name"]), bool(entry["new"]))
+            is_empty = _remove_item(parent, place, str(entry["name"]))
+            _leave(parent, place[-1], entry, is_empty)
         elif entry["edit"] == "words":
-            _remove_words(parent, place, list(entry["words"]), bool(entry["new"]))
+            is_empty = _remove_words(parent, place, list(entry["words"]))
+            _leave(parent, place[-1], entry, is_empty)
         elif entry["edit"] == "swap":
             _swap_back(parent, place, str(entry["before"]), str(entry["old"]), str(entry["word"]))
         elif "old" in entry:
-            parent[place[-1]] = entry["old"]
+            parent[place[-1]] = quoted(entry["old"])
         else:
             parent.pop(place[-1], None)
 
 
 def find(node: Any, place: Place) -> Any:
-    """The mapping at a place. Raises ConfigError where there is none."""
+    """The mapping at a place. Of several with one name it is the last, which is the one that counts for variables.
+
+    Raises ConfigError where there is none.
+    """
     for index, step in enumerate(place):
         if step.startswith("name="):
-            named = [item for item in node if isinstance(item, Mapping) and item.get("name") == step[5:]]
-            node = named[0] if named else None
+            items = node if isinstance(node, Sequence) else ()
+            named = [item for item in items if isinstance(item, Mapping) and item.get("name") == step[5:]]
+            node = named[-1] if named else None
         else:
             node = node.get(step) if isinstance(node, Mapping) else None
         if node is None:
@@ -122,24 +137,33 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _remove_item(parent: Any, place: Place, name: str, was_new: bool) -> None:
+def _leave(parent: Any, key: str, entry: Mapping[str, Any], is_empty: bool) -> None:
+    """What an edit leaves of the list that it made."""
+    if not entry["new"] or not is_empty:
+        return
+    if entry.get("null"):
+        parent[key] = None
+    else:
+        parent.pop(key, None)
+
+
+def _remove_item(parent: Any, place: Place, name: str) -> bool:
+    """Whether none is left."""
     items = parent.get(place[-1]) or []
     kept = [index for index, item in enumerate(items) if isinstance(item, Mapping) and item.get("name") == name]
     for index in reversed(kept):
         del items[index]
-    if was_new and not items:
-        parent.pop(place[-1], None)
+    return not items
 
 
-def _remove_words(parent: Any, place: Place, words: list[str], was_new: bool) -> None:
+def _remove_words(parent: Any, place: Place, words: list[str]) -> bool:
+    """Whether none is left."""
     existing = parent.get(place[-1])
     for start in range(len(existing or ()) - len(words), -1, -1):
         if list(existing[start : start + len(words)]) == words:
             _move_trailing_comment(existing, start + len(words) - 1, start - 1)
             del existing[start : start + len(words)]
-            if was_new and not existing:
-                del parent[place[-1]]
-            return
+            return not existing
     problem = f"{' '.join(words)} is not there any more as it was added"
     raise ConfigError("uninject", "/".join(place), problem, "undo by hand what is left of it")
 
@@ -157,13 +181,13 @@ def _swap_back(parent: Any, place: Place, before: str, old: str, word: str) -> N
 def _put_word(words: MutableSequence[str], index: int, word: str) -> None:
     """Quoted as the one that was there."""
     kind = type(words[index])
-    words[index] = kind(word) if issubclass(kind, ScalarString) else word
+    words[index] = kind(word) if issubclass(kind, ScalarString) else quoted(word)
 
 
 def _insert(parent: MutableMapping[str, Any], key: str, value: Any) -> Any:
     """A new key behind the first one. At the end it would come behind comments that belong to what follows."""
     at = getattr(parent, "insert", None)
-    if at is None:
+    if at is None or key in parent:
         parent[key] = value
     else:
         at(min(1, len(parent)), key, value)

@@ -31,16 +31,21 @@ class EngineContainer:
 
 def launch_of(container: Mapping[str, Any]) -> Launch:
     environment = {
-        str(entry["name"]): str(entry.get("value", ""))
+        str(entry["name"]): "" if entry.get("value") is None else str(entry["value"])
         for entry in container.get("env") or ()
         if isinstance(entry, Mapping) and "name" in entry
     }
     words = (_words(container, "command"), _words(container, "args"))
-    return Launch(*words, environment, str(container.get("image", "")), plugins_dir=SHIM_MOUNT)
+    return Launch(*words, environment, str(container.get("image") or ""), plugins_dir=SHIM_MOUNT)
 
 
-def find_engine(spec: Any, backends: Backends, backend: str | None, name: str | None) -> EngineContainer | None:
+def find_engine(
+    spec: Any, backends: Backends, backend: str | None, name: str | None, is_only_pod: bool = False
+) -> EngineContainer | None:
     """The engine's container, or None where no container looks like one.
+
+    A container that its plugin does not recognise is taken for the engine where the user named it, or where a plugin
+    was named and no other container can have been meant: none in this pod, and there is no other pod (`is_only_pod`).
 
     Raises ConfigError where it cannot be told: two that look like engines, a name that is not there, a plugin that is
     not there.
@@ -53,7 +58,7 @@ def find_engine(spec: Any, backends: Backends, backend: str | None, name: str | 
         if name is not None:
             mine = (adapter or backends.for_launch(launch)) if node.get("name") == name else None
         elif adapter is not None:
-            mine = adapter if adapter.recognises(launch) or len(containers) == 1 else None
+            mine = adapter if adapter.recognises(launch) or (is_only_pod and len(containers) == 1) else None
         else:
             mine = backends.for_launch(launch)
         if mine is not None:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rekindle_plugins.contract.adapter import SHELLS
+from rekindle_plugins.contract.errors import ConfigError
 
 _NAME = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
+_NOT_ONE_WORD = re.compile(r"^-|[\s*?\[$]")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _NOT_UNDERSTOOD = frozenset("|<>(){}*?[]!~`")
 _NOT_SIMPLE = frozenset(
@@ -34,6 +36,10 @@ class Word:
     text: str
     start: int
     end: int
+    has_variables: bool = False
+    """Whether the shell puts values into it: `text` is then not what the command gets."""
+    is_variable: bool = False
+    """Whether it is a variable and nothing else, without quotes: any number of words, and flags among them."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +52,33 @@ class Script:
     words: tuple[Word, ...]
 
     def with_words(self, new: Sequence[str]) -> str:
-        """The script with the command's words changed, and others behind them."""
+        """The script with the command's words changed, and others behind them.
+
+        Raises ConfigError where a word to be changed has variables in it: what it is then is not known here.
+        """
         text, at = self.text, self.words[-1].end
         more = "".join(f" {shlex.quote(word)}" for word in new[len(self.words) :])
         text = text[:at] + more + text[at:]
         for word, after in reversed([*zip(self.words, new, strict=False)]):
+            if word.text != after and word.has_variables:
+                problem = f"{self.text[word.start : word.end]!r:.80} has a variable of the shell's in it"
+                raise ConfigError("wire", "the script", problem, "write the value, or the new word by hand: " + after)
             if word.text != after:
                 text = text[: word.start] + shlex.quote(after) + text[word.end :]
         return text
+
+    def unknown(self, environment: Mapping[str, str]) -> str:
+        """A word that may be flags, as far as can be told: a variable without quotes. "" where there is none.
+
+        `environment`: the container's. A variable of it that the script does not set, and that is one word and no flag,
+        is known to be none.
+        """
+        for word in self.words:
+            name = word.text.strip("${}")
+            value = "" if re.search(rf"\b{name}=", self.text) else environment.get(name, "")
+            if word.is_variable and (_NOT_ONE_WORD.search(value) or not value):
+                return word.text
+        return ""
 
 
 def scripts_of(container: Mapping[str, Any]) -> list[Script]:
@@ -105,6 +130,7 @@ class _Reader:
         self._at = 0
         self._word: str | None = None
         self._start = 0
+        self._has_variables = False
 
     def read(self) -> None:
         while self._at < len(self._text):
@@ -136,13 +162,14 @@ class _Reader:
 
     def _take(self, text: str, then: int) -> None:
         if self._word is None:
-            self._word, self._start = "", self._at
+            self._word, self._start, self._has_variables = "", self._at, False
         self._word += text
         self._at = then
 
     def _end_word(self) -> None:
         if self._word is not None:
-            self.commands[-1].append(Word(self._word, self._start, self._at))
+            is_variable = _NAME.fullmatch(self._text, self._start, self._at) is not None
+            self.commands[-1].append(Word(self._word, self._start, self._at, self._has_variables, is_variable))
             self._word = None
 
     def _end_command(self, char: str) -> None:
@@ -187,3 +214,4 @@ class _Reader:
         if match is None:
             raise _NotUnderstoodError
         self._take(match[0], match.end())
+        self._has_variables = True

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rekindle_plugins.contract.adapter import PROXY_BY_HAND, Launch
@@ -25,6 +25,7 @@ from rekindle_plugins.contract.listening import Listening
 from rekindle.inject.additions import HTTP_PORT, Takeover
 from rekindle.inject.edits import Edits, Place
 from rekindle.inject.engine import EngineContainer
+from rekindle.inject.room import containers, ports
 
 FIRST_ENGINE_PORT = HTTP_PORT + 1
 WILDCARDS: Mapping[str, tuple[str, str]] = {
@@ -42,17 +43,20 @@ PROBES: tuple[Place, ...] = (
 """What asks the engine, and is not replaced by ours as its liveness probe is."""
 
 
-def plan(spec: Any, engine: EngineContainer, launch: Launch, engine_port: int | None) -> Takeover:
-    """Where everybody is going to listen. Raises ConfigError where that is not certain, or cannot be."""
+def plan(spec: Any, engine: EngineContainer, launch: Launch, engine_port: int | None, http_port: int) -> Takeover:
+    """Where everybody is going to listen; `http_port` is the sidecar's own, which `room` has found free.
+
+    Raises ConfigError where that is not certain, or cannot be.
+    """
     if launch.is_shell:
         problem = "it is started by a script, which cannot be edited safely"
         raise ConfigError("move", f"container {engine.name}", problem, PROXY_BY_HAND)
     listening = engine.adapter.listens(launch)
-    declared = [port for port in _ports(engine.node) if port.get("containerPort") == listening.port]
+    declared = [port for port in ports(engine.node) if port.get("containerPort") == listening.port]
     _check(spec, engine, listening, bool(declared))
     if engine_port is None:
-        engine_port = _free_port(spec)
-    elif engine_port in (listening.port, HTTP_PORT) or engine_port in _declared_anywhere(spec):
+        engine_port = _free_port(spec, http_port)
+    elif engine_port in (listening.port, http_port) or engine_port in _declared_anywhere(spec):
         problem = f"the port {engine_port} is taken in this pod"
         raise ConfigError("move", f"container {engine.name}", problem, "name another one with --engine-port")
     host = f"[{listening.host}]" if ":" in listening.host else listening.host
@@ -62,7 +66,7 @@ def plan(spec: Any, engine: EngineContainer, launch: Launch, engine_port: int | 
 
 def follow(edits: Edits, engine: EngineContainer, takeover: Takeover, notes: list[str]) -> None:
     """Has the engine's probes and hooks ask it where it is now."""
-    names = {port.get("name") for port in _ports(engine.node) if port.get("containerPort") == takeover.port}
+    names = {port.get("name") for port in ports(engine.node) if port.get("containerPort") == takeover.port}
     mine = {takeover.port, str(takeover.port), *names} - {None}
     for place in PROBES:
         asked = engine.node
@@ -81,26 +85,23 @@ def _check(spec: Any, engine: EngineContainer, listening: Listening, is_declared
     where = f"container {engine.name}"
     if "$" in listening.host:
         raise ConfigError("move", where, f"its host {listening.host} is not known here", PROXY_BY_HAND)
-    declared = sorted(int(port["containerPort"]) for port in _ports(engine.node))
+    declared = sorted(int(port["containerPort"]) for port in ports(engine.node))
     if not listening.is_told and declared and not is_declared:
         problem = f"it declares {_listed(declared)}, and its command does not say where it listens"
         hint = f"give the engine its port in the command, or declare {listening.port}"
         raise ConfigError("move", where, problem, hint)
-    for other in _containers(spec):
-        if other is not engine.node and any(p.get("containerPort") == listening.port for p in _ports(other)):
+    for other in containers(spec):
+        if other is not engine.node and any(p.get("containerPort") == listening.port for p in ports(other)):
             problem = f"container {other.get('name')} declares its port {listening.port}, too"
             raise ConfigError("move", where, problem, "which of the two a Service means is for you to say")
-    if listening.port == HTTP_PORT:
-        problem = f"it listens on {HTTP_PORT}, which is the sidecar's own port"
-        raise ConfigError("move", where, problem, "give the engine another one")
 
 
-def _free_port(spec: Any) -> int:
+def _free_port(spec: Any, http_port: int) -> int:
     """The first one that no text of the pod has a number of."""
     if spec.get("hostNetwork"):
         problem = "the pod has its node's network, and which ports are free there is not known here"
         raise ConfigError("move", "the engine", problem, "name one with --engine-port")
-    taken = {int(number) for number in re.findall(r"\d{4,5}", json.dumps(spec, default=str))}
+    taken = {http_port, *(int(number) for number in re.findall(r"\d{4,5}", json.dumps(spec, default=str)))}
     return next(port for port in range(FIRST_ENGINE_PORT, 65536) if port not in taken)
 
 
@@ -109,20 +110,8 @@ def _points_at(action: Any, ports: set[Any]) -> bool:
     return isinstance(action, Mapping) and action.get("port") in ports and not action.get("host")
 
 
-def _ports(container: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The declared TCP ports."""
-    for port in container.get("ports") or ():
-        if isinstance(port, Mapping) and port.get("protocol", "TCP") == "TCP" and "containerPort" in port:
-            yield port
-
-
-def _containers(spec: Any) -> Iterator[Mapping[str, Any]]:
-    for key in ("containers", "initContainers"):
-        yield from (node for node in spec.get(key) or () if isinstance(node, Mapping))
-
-
 def _declared_anywhere(spec: Any) -> set[int]:
-    return {int(port["containerPort"]) for container in _containers(spec) for port in _ports(container)}
+    return {int(port["containerPort"]) for container in containers(spec) for port in ports(container)}
 
 
 def _listed(ports: list[int]) -> str:

@@ -22,7 +22,7 @@ from rekindle_plugins.contract.errors import ConfigError, ProtocolError, Unavail
 
 from rekindle.backends import Backends
 from rekindle.inject.admission import review
-from rekindle.inject.rewrite import Options
+from rekindle.inject.options import Options
 
 log = logging.getLogger("rekindle.webhook")
 

@@ -64,6 +64,31 @@ def test_a_folder_is_one_stream_in_a_file(tmp_path: Path) -> None:
     assert rekindle("uninject", "-f", str(output)).stdout == MANIFEST + "---\n" + MANIFEST
 
 
+def test_a_descriptor_is_a_place_to_write_to() -> None:
+    done = rekindle("inject", "-o", "/dev/stdout", given=MANIFEST)
+    assert done.returncode == 0, done.stderr
+    assert rekindle("uninject", "-o", "/dev/stdout", given=done.stdout).stdout == MANIFEST
+
+
+def test_line_ends_and_a_byte_order_mark_go_through_files_and_pipes(tmp_path: Path) -> None:
+    file, output = tmp_path / "p.yaml", tmp_path / "out"
+    content = ("\ufeff" + MANIFEST.replace("\n", "\r\n")).encode()
+    file.write_bytes(content)
+    assert rekindle("inject", "-f", str(file), "-o", str(output)).returncode == 0
+    assert output.read_bytes().count(b"\n") == output.read_bytes().count(b"\r\n")
+    command = [sys.executable, "-m", "rekindle.cli", "uninject"]
+    back = subprocess.run(command, input=output.read_bytes(), capture_output=True, timeout=60, check=True)
+    assert back.stdout == content
+
+
+def test_a_file_in_another_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_bytes(MANIFEST.encode("utf-16"))
+    done = rekindle("inject", "-f", str(tmp_path / "p.yaml"))
+    assert done.returncode == 2
+    assert "p.yaml" in done.stderr
+    assert "check -f" in done.stderr
+
+
 def test_nothing_to_inject_is_an_error_and_the_manifest_passes_through() -> None:
     service = "kind: Service\nmetadata: {name:  s}\n"
     done = rekindle("inject", given=service)

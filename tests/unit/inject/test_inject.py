@@ -223,7 +223,7 @@ spec:
     args:
     - |
       cd /app  # where it is
-      vllm serve ${MODEL} \\
+      vllm serve "${MODEL}" \\
         --port 8000 \\
         --max-model-len 4096
     readinessProbe: {tcpSocket: {port: 8000}}
@@ -232,7 +232,7 @@ spec:
     assert done.outcome is Outcome.INJECTED
     (script,) = plain(result)[0]["spec"]["containers"][0]["args"]
     assert script.startswith(
-        "cd /app  # where it is\nvllm serve ${MODEL} \\\n  --port 9471 \\\n  --max-model-len 4096 --kv-"
+        'cd /app  # where it is\nvllm serve "${MODEL}" \\\n  --port 9471 \\\n  --max-model-len 4096 --kv-'
     )
     assert script.endswith("'\n")
     assert "    - |\n" in result
@@ -271,7 +271,9 @@ def test_what_has_no_pod_passes_through(text: str, backends: Backends) -> None:
 
 def test_another_kind_is_found_by_its_path(backends: Backends) -> None:
     text = "kind: Mine\nspec:\n  groups:\n  - template:\n      spec:\n        containers: [" + VLLM + "]\n"
-    assert injected(text, backends)[1] == []
+    unchanged, (done,) = injected(text, backends)
+    assert (unchanged, done.outcome) == (text, Outcome.SKIPPED)
+    assert "--template-path spec.groups[].template" in done.notes[1]
     result, (done,) = injected(text, backends, template_path=("spec", "groups", "[]", "template"))
     assert done.outcome is Outcome.INJECTED
     stream = Stream.read("manifest", result)

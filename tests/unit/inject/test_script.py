@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rekindle.inject.script import scripts_of
+from rekindle.inject.script import Script, scripts_of
+from rekindle_plugins.contract.errors import ConfigError
 
 FLAG = ("--kv-transfer-config", '{"kv_connector":"It\'s"}')
 
@@ -130,3 +131,46 @@ def test_a_shell_gets_the_words_and_the_new_ones(
     changed = found[1].with_words(new)
     assert run(folder, changed) == [["other", "x"], new, ["other", "a", "model"]]
     assert changed.endswith(" # comment\nother $MODEL")
+
+
+def only(script: str) -> Script:
+    (found,) = scripts_of({"command": ["sh", "-c", script]})
+    return found
+
+
+@pytest.mark.parametrize("word", ['"{$POD_NAME}"', "${CONFIG}", "a'b'$C", '"\\"$C\\""', '--x="$C"'])
+def test_a_word_with_a_variable_in_it_is_not_changed(word: str) -> None:
+    script = only(f"engine --config {word} --last")
+    words = [found.text for found in script.words]
+    assert script.with_words([*words, "--more"]) == f"engine --config {word} --last --more"
+    with pytest.raises(ConfigError, match="variable") as refused:
+        script.with_words([*words[:2], "new", "--last"])
+    assert refused.value.hint.endswith("by hand: new")
+
+
+@pytest.mark.parametrize("word", ["'{$POD_NAME}'", '"\\$POD_NAME"', "\\$POD_NAME"])
+def test_a_word_whose_dollar_is_one_is_changed(word: str) -> None:
+    script = only(f"engine $BEFORE {word} --last")
+    new = ["engine", "$BEFORE", "new", "--last"]
+    assert script.with_words(new) == "engine $BEFORE new --last"
+
+
+@pytest.mark.parametrize(
+    ("script", "environment", "expected"),
+    [
+        ("engine $EXTRA", {}, "$EXTRA"),
+        ("engine -m m \\\n  ${EXTRA} --last", {}, "${EXTRA}"),
+        ('engine "$MODEL" --name=$NAME a$B', {}, ""),
+        ("engine '$EXTRA' \\$EXTRA", {}, ""),
+        ("engine $EXTRA", {"EXTRA": ""}, "$EXTRA"),
+        ("engine $EXTRA", {"EXTRA": "--a-flag"}, "$EXTRA"),
+        ("engine $EXTRA", {"EXTRA": "two words"}, "$EXTRA"),
+        ("engine $EXTRA", {"EXTRA": "$(OTHER)"}, "$EXTRA"),
+        ("engine $MODEL", {"MODEL": "org/model-7b"}, ""),
+        ("MODEL='x --y'\nengine $MODEL", {"MODEL": "org/model-7b"}, "$MODEL"),
+        ("export MODEL=x; engine $MODEL", {"MODEL": "org/model-7b"}, "$MODEL"),
+    ],
+)
+def test_a_variable_that_may_be_flags_is_known(script: str, environment: dict[str, str], expected: str) -> None:
+    found = scripts_of({"command": ["sh", "-c", script]})[-1]
+    assert found.unknown(environment) == expected

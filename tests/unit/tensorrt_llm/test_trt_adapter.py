@@ -36,6 +36,27 @@ def test_other_commands_are_not(adapter: TensorRtLlmAdapter, words: tuple[str, .
     assert not adapter.recognises(Launch(words))
 
 
+@pytest.mark.parametrize(
+    "launch",
+    [
+        Launch(("trtllm-serve", "disaggregated", "-c", "d.yaml")),
+        Launch(("trtllm-serve",), ("mm_embedding_serve", "m")),
+        Launch(("python3", "-m", "tensorrt_llm.commands.serve", "grpc", "m")),
+        Launch(("bash", "-c", "trtllm-serve disaggregated -c d.yaml | tee log")),
+    ],
+    ids=str,
+)
+def test_its_other_servers_are_no_engines_and_are_not_wired(adapter: TensorRtLlmAdapter, launch: Launch) -> None:
+    assert not adapter.recognises(launch)
+    with pytest.raises(ConfigError, match="is no server of an engine"):
+        adapter.wire(launch)
+
+
+@pytest.mark.parametrize("args", [(), ("disaggregated", "-c", "d.yaml"), ("python3", "convert.py")])
+def test_its_image_alone_does_not_make_an_engine(adapter: TensorRtLlmAdapter, args: tuple[str, ...]) -> None:
+    assert not adapter.recognises(Launch((), args, image="registry.example/nvidia/tensorrt-llm/release:1"))
+
+
 def test_a_plain_command_gets_our_file_and_the_run_directory_under_the_engines_prefix(
     adapter: TensorRtLlmAdapter,
 ) -> None:

@@ -84,3 +84,40 @@ def test_what_cannot_be_edited_is_refused_with_what_to_write_by_hand(words: tupl
 def test_ours_in_a_spelling_that_cannot_be_edited_stays() -> None:
     launch = Launch(COMMAND, ("--kv-transfer-config.kv_connector=RekindleConnector",))
     assert VllmAdapter().wire(launch).launch == launch
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        Launch((*COMMAND, "--kv-offloading-size", "10")),
+        Launch((*COMMAND, "--kv_offloading_size=10")),
+        Launch((*COMMAND, "--kv-off=10", "--kv-transfer-config", json.dumps(OURS))),
+        Launch(("sh", "-c", "vllm serve m --kv-offloading-size 10 --kv-transfer-config {RekindleConnector} | tee log")),
+    ],
+    ids=str,
+)
+def test_offloading_of_vllms_own_would_take_our_place(launch: Launch) -> None:
+    with pytest.raises(ConfigError, match="in the place of RekindleConnector") as refused:
+        VllmAdapter().wire(launch)
+    for word in ("take it out", "MultiConnector", "OffloadingConnector", "cpu_bytes_to_use"):
+        assert word in refused.value.hint
+
+
+@pytest.mark.parametrize("words", [("--config", "/c.yaml"), ("--config=/c.yaml",)])
+def test_a_file_of_flags_is_for_people_to_look_into(words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="may name a connector") as refused:
+        VllmAdapter().wire(Launch((*COMMAND, *words)))
+    assert "--kv-transfer-config '{" in refused.value.hint
+    by_hand = Launch((*COMMAND, *words, "--kv-transfer-config", json.dumps(OURS)))
+    assert VllmAdapter().wire(by_hand).launch == by_hand
+    beside = VllmAdapter().wire(Launch((*COMMAND, *words, "--kv-transfer-config", json.dumps(NIXL)))).launch
+    assert "MultiConnector" in beside.words[-1], "what is on the command line counts more than the file"
+    other = VllmAdapter().wire(Launch((*COMMAND, "--config-format", "mistral"))).launch
+    assert other.words[-2] == "--kv-transfer-config"
+
+
+def test_only_the_server_of_its_command_line_is_an_engine() -> None:
+    main = ("python3", "-m", "vllm.entrypoints.cli.main")
+    assert VllmAdapter().recognises(Launch((*main, "serve", "m")))
+    assert not VllmAdapter().recognises(Launch((*main, "bench", "serve")))
+    assert not VllmAdapter().recognises(Launch(main))
