@@ -31,7 +31,7 @@ def backends() -> Backends:
 def test_a_vllm_server_gets_our_connector_at_the_end_and_the_operator_is_told(
     command: list[str], backends: Backends
 ) -> None:
-    arguments, note, _ = wired(command, backends)
+    arguments, note, *_ = wired(command, backends)
     assert list(arguments[: len(command)]) == command
     flag, text = arguments[len(command) :]
     assert flag == "--kv-transfer-config"
@@ -54,18 +54,20 @@ def test_a_connector_that_is_given_is_kept(given: list[str], backends: Backends)
 
 def test_the_nano_engine_gets_its_plugin(backends: Backends) -> None:
     command = ("python", "-m", "nano_engine")
-    assert wired(command, backends).arguments == (*command, "--plugin", "rekindle_plugins.nano:connect")
+    engine = wired(command, backends)
+    assert engine.arguments == (*command, "--plugin", "rekindle_plugins.nano:connect")
+    assert engine.serves_until_stopped
 
 
 def test_other_commands_are_left_alone_and_told(backends: Backends) -> None:
     for command in (("python", "-m", "http.server"), ("vllm", "bench", "serve"), ("serve", "vllm")):
-        arguments, note, _ = wired(command, backends)
+        arguments, note, *_ = wired(command, backends)
         assert arguments == command
         assert "no plugin knows" in note
 
 
 def test_a_backend_that_is_named_need_not_be_recognised(backends: Backends) -> None:
-    arguments, _, _ = wired(("./my-vllm",), backends, "vllm")
+    arguments, *_ = wired(("./my-vllm",), backends, "vllm")
     assert "--kv-transfer-config" in arguments
     with pytest.raises(ConfigError, match="there is none"):
         wired(("./my-vllm",), backends, "vlm")
@@ -73,7 +75,7 @@ def test_a_backend_that_is_named_need_not_be_recognised(backends: Backends) -> N
 
 def test_vllm_inside_a_shell_is_left_alone_and_told(backends: Backends) -> None:
     command = ("sh", "-c", "exec vllm serve m")
-    arguments, note, _ = wired(command, backends)
+    arguments, note, *_ = wired(command, backends)
     assert arguments == command
     assert "a script for a shell" in note
     assert "--kv-transfer-config {" in note

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
+from driving.manifests import CORE, VERSIONS, check_references
 from rekindle.backends import Backends, discover
 from rekindle.inject import GpuMode, Options, Outcome, Rewritten, inject, uninject
 from rekindle.inject.documents import Stream
@@ -16,9 +17,6 @@ from rekindle_plugins.contract.errors import ConfigError
 from ruamel.yaml import YAML
 
 MANIFESTS = sorted((Path(__file__).parent / "manifests").glob("*.yaml"))
-VERSIONS = ("1.29", "1.34")
-"""The first with native sidecars, and the first with resource claims in v1."""
-CORE = {"Pod", "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"}
 
 
 @pytest.fixture(scope="module")
@@ -82,26 +80,6 @@ def test_every_gpu_mode_stays_valid(mode: GpuMode, backends: Backends) -> None:
     claims = [node["metadata"]["name"] for node in objects(text) if node["kind"] == "ResourceClaimTemplate"]
     assert claims == [claim["resourceClaimTemplateName"] for claim in spec.get("resourceClaims", ())]
     assert ("nvidia.com/gpu" in str(spec["containers"])) is (mode is not GpuMode.DRA)
-
-
-def check_references(spec: Mapping[str, Any], claimed: Collection[str] = ()) -> None:
-    """What no schema says: mounts name volumes, claims are there, names are unique, probes name ports that are open.
-
-    `claimed`: volumes that a stateful set adds to its pods.
-    """
-    containers = [*spec.get("initContainers", ()), *spec["containers"]]
-    names = [container["name"] for container in containers]
-    assert len(set(names)) == len(names)
-    volumes = [volume["name"] for volume in spec.get("volumes", ())]
-    assert len(set(volumes)) == len(volumes)
-    claims = {claim["name"] for claim in spec.get("resourceClaims", ())}
-    ports = {port["containerPort"] for container in containers for port in container.get("ports", ())}
-    for container in containers:
-        assert {mount["name"] for mount in container.get("volumeMounts", ())} <= {*volumes, *claimed}
-        assert {claim["name"] for claim in container.get("resources", {}).get("claims", ())} <= claims
-        if container["name"] == "rekindle":
-            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                assert container[probe]["httpGet"]["port"] in ports
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from driving.store_samples import DIGEST, IDENTITY, NAME, PAGE, key, open_arena, store_chain, stored_names
 from rekindle.store import Arena, ArenaGeometry, DropReason, OpenLog, PageGeometry
 from rekindle.store.check import find_violations
 from rekindle_plugins.contract.errors import StoreError, StoreFullError
-from store_samples import DIGEST, IDENTITY, NAME, PAGE, key, open_arena, store_chain, stored_names
 
 BIG_PAGE = PageGeometry(rank_bytes=3000, ranks=2, page_tokens=5)
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from driving.store_samples import ROOT, claim, key, open_arena, store, store_chain, stored_names, sums
 from rekindle.store import Catalog, ClaimOutcome, PublishOutcome, Slot, SlotState
 from rekindle.store.check import find_violations
 from rekindle_plugins.contract.errors import StoreError
-from store_samples import ROOT, claim, key, open_arena, store, store_chain, stored_names, sums
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from driving.store_samples import ROOT, key, open_arena, sums
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from rekindle.store import ClaimOutcome, PublishOutcome, Slot
 from rekindle.store.check import find_violations
 from rekindle.store.presence import PresenceFilter
-from store_samples import ROOT, key, open_arena, sums
 
 SLOTS = 6
 NAMES = st.integers(0, 13)

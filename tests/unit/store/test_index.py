@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from driving.store_samples import key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rekindle.store.commit_word import commit_word, commit_words, make_weights
 from rekindle.store.index import PageIndex, page_hash, page_hashes
 from rekindle.store.page import Slot
-from store_samples import key
 
 
 def crowded_key(number: int) -> bytes:

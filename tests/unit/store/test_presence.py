@@ -7,9 +7,9 @@ import os
 
 import numpy as np
 import pytest
+from driving.store_samples import key
 from rekindle.store import PresenceFilter
 from rekindle_plugins.contract.presence import Presence
-from store_samples import key
 
 
 def words(*names: object) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+from driving.store_samples import DIGEST, IDENTITY, PAGE, store_chain, stored_names
 from rekindle.store import OpenedArena, PageGeometry, Store
 from rekindle_plugins.contract.errors import InUseError, StoreError, StoreFullError
-from store_samples import DIGEST, IDENTITY, PAGE, store_chain, stored_names
 
 BUDGET = 200_000
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+from driving.manifests import CORE, VERSIONS, check_references
 from rekindle.backends import Backends, discover
 from rekindle.config import parse_proxy
 from rekindle.inject import GpuMode, Options, Outcome, Rewritten, inject, uninject
 from rekindle.inject.documents import Stream
 from rekindle.inject.kinds import pod_templates
 from ruamel.yaml import YAML
-from test_inject import CORE, VERSIONS, check_references
 
 FOLDER = Path(__file__).parent / "published"
 IN_PLACE = ("kserve-runtime",)

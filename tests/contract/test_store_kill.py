@@ -7,9 +7,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from driving.store_samples import DIGEST, IDENTITY, PAGE, claim, key, store, store_chain, sums
 from rekindle.store import ROOT_PARENT, Catalog, Slot, Store
 from rekindle.store.check import find_violations
-from store_samples import DIGEST, IDENTITY, PAGE, claim, key, store, store_chain, sums
 
 STORE_BYTES = 40_000
 Say = Callable[[str], None]
