@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +60,30 @@ def test_line_ends_stay_as_they_are(backends: Backends) -> None:
     assert injected(once, backends) == once
     assert uninjected(once) == text
     assert plain(once) == plain(injected(text.replace("\r\n", "\n"), backends))
+
+
+MANIFESTS = sorted((Path(__file__).parent / "manifests").glob("*.yaml"))
+FORMS: dict[str, Callable[[str], str]] = {
+    "line ends": lambda text: text.replace("\n", "\r\n"),
+    "mark": lambda text: BYTE_ORDER_MARK + text,
+    "json": lambda text: "\n---\n".join(json.dumps(node, indent=2) for node in plain(text)),
+    "list": lambda text: json.dumps({"apiVersion": "v1", "kind": "List", "items": plain(text)}),
+    "version": lambda text: f"%YAML 1.1\n---\n{text.removeprefix('---')}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_every_manifest_in_every_form_is_the_same_when_done_twice_and_comes_back(
+    path: Path, form: str, backends: Backends
+) -> None:
+    text = FORMS[form](path.read_text())
+    for mode in (GpuMode.AUTO, GpuMode.DRA):
+        if mode is GpuMode.DRA and "nvidia.com/gpu" not in text:
+            continue
+        once = injected(text, backends, gpu_mode=mode, proxy=True)
+        assert injected(once, backends, gpu_mode=mode, proxy=True) == once
+        assert plain(uninjected(once).lstrip(BYTE_ORDER_MARK)) == plain(text.lstrip(BYTE_ORDER_MARK))
 
 
 def test_a_script_in_a_file_with_other_line_ends_is_the_same_script(backends: Backends) -> None:
