@@ -72,7 +72,7 @@ class Config:
     proxy: ProxyRoute | None = None
     """None: no stream proxy."""
     proxy_wait_s: float = 300.0
-    proxy_drain_s: float = 20.0
+    proxy_drain_s: float = 15.0
     """How long streams may go on when the sidecar is asked to end. A container has 30 s for its end by default."""
     proxy_api_key_file: Path | None = None
     """Holds the engine's API key, for the proxy's own questions. None: the environment's, see ``PROXY_API_KEY``."""
@@ -228,7 +228,7 @@ SETTINGS: tuple[Setting, ...] = (
         "proxy", "proxy", parse_proxy, "Stream proxy: LISTEN=ENGINE_URL, :8001=http://127.0.0.1:8000. Default: none."
     ),
     Setting("proxy_wait", "proxy_wait_s", parse_duration, "Time a request may wait for an engine. Default: 5m."),
-    Setting("proxy_drain", "proxy_drain_s", parse_duration, "Time for streams to end at a stop. Default: 20s."),
+    Setting("proxy_drain", "proxy_drain_s", parse_duration, "Time for streams to end at a stop. Default: 15s."),
     Setting("proxy_api_key_file", "proxy_api_key_file", _parse_path, "File with the engine's API key. Default: none."),
     Setting("proxy_seeds", "proxy_seeds", _parse_bool, "Give sampled requests a seed. Default: true."),
     Setting("plugin_dir", "plugin_dirs", _parse_paths, "Directories of plugins, ':' between them. Default: none."),
