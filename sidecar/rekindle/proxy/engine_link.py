@@ -2,7 +2,7 @@
 
     away ──▶ health answers, dialect is asked ──▶ there ──▶ somebody's connection broke ──▶ in doubt ──▶ away
                                                     ▲                                          │
-                                                    └──────── well for ``settle_s`` ───────────┘
+                                                    └─────────── well for a while ─────────────┘
 
 Whoever had a broken connection reports it, and waits for another life of the engine. Only the engine's health decides
 that it is away for everybody: one request that makes a living engine hang up must not stop the others. It has to be
@@ -92,7 +92,7 @@ class EngineLink:
         self._task: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._outstanding = 0
-        self._heard_s = 0.0
+        self._heard_s = self._believed_s = 0.0
         self.deaths = 0
         self.is_silent = False
         """Requests wait for the engine, and its server leaves them, and questions for its health, without an answer."""
@@ -180,18 +180,21 @@ class EngineLink:
             is_mute = answer.status == 0 and time.monotonic() - began_s >= self._limits.health_s
             self.is_silent = is_mute and self.is_sound(engine) and self._heard_s < began_s
 
-    def lost(self, engine: Engine, problem: str) -> bool:
-        """A connection to that life of it broke. Told by everybody who had one; whether this is the first one."""
+    def lost(self, engine: Engine, problem: str, settle_s: float = 0.0) -> bool:
+        """A connection to that life of it broke. Told by everybody who had one; whether this is the first one.
+
+        It has to be well for ``settle_s``, or as long as is usual."""
         is_first = self.is_sound(engine)
+        if self._engine is engine:
+            self._believed_s = max(self._believed_s, time.monotonic() + max(settle_s, self._limits.settle_s))
         if is_first:
             LOG.warning("connection to the engine lost", extra={"generation": engine.generation, "problem": problem})
             self._task = asyncio.create_task(self._doubt(engine), name="engine-doubt")
         return is_first
 
     async def _doubt(self, engine: Engine) -> None:
-        began_s = time.monotonic()
         while await self._healthy():
-            if time.monotonic() - began_s >= self._limits.settle_s:
+            if time.monotonic() >= self._believed_s:
                 self._set(_Found(engine.dialect, engine.backend, engine.unknown))
                 return
             await asyncio.sleep(self._limits.poll_s)

@@ -63,9 +63,9 @@ class Shared:
     counts: Counts = field(default_factory=Counts)
     suspects_moved: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def lost(self, engine: Engine, problem: str) -> None:
+    def lost(self, engine: Engine, problem: str, settle_s: float = 0.0) -> None:
         """A connection to that life of the engine broke; see `EngineLink.lost`."""
-        if self.link.lost(engine, problem):
+        if self.link.lost(engine, problem, settle_s):
             self.suspects.life_over()
             self.wake_suspects()
 
@@ -231,7 +231,7 @@ class Exchange:
         now = link.engine
         if now is None or now.life != engine.life:
             return False
-        self._shared.lost(now, "it aborted an answer")
+        self._shared.lost(now, "it aborted an answer", limits.abort_settle_s)
         deadline_s = time.monotonic() + limits.wait_s
         while link.engine is now:
             await self._breathe(lambda: link.wait(limits.keep_alive_s, now), deadline_s)

@@ -60,6 +60,9 @@ class Limits:
     settle_s: float = 1.0
     """An engine that broke a connection and still says that it is well is believed after so long: servers outlive their
     engine by moments, and say so."""
+    abort_settle_s: float = 10.0
+    """One that aborted an answer, likewise: when it is stopped, its server says that it is well until the engine has
+    given back its memory."""
     poll_s: float = 0.05
     """Between two looks for an engine."""
     retry_after_s: int = 5

@@ -35,6 +35,8 @@ class ScriptedEngine:
         self.answer = answer
         self.models: Callable[[web.BaseRequest], web.Response] = lambda _: web.json_response(MODELS)
         self.asked: list[tuple[web.BaseRequest, bytes]] = []
+        self.checked = 0
+        """How often it was asked whether it is well."""
         self._runner: web.ServerRunner | None = None
 
     async def come(self) -> None:
@@ -53,6 +55,7 @@ class ScriptedEngine:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/health":
+            self.checked += 1
             return web.Response()
         if request.path == "/v1/models":
             return self.models(request)

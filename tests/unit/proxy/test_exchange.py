@@ -25,7 +25,7 @@ from proxy_samples import (
 from rekindle.proxy.limits import Limits
 
 STREAM = GREEDY | {"stream": True}
-QUICK = Limits(poll_s=0.01, settle_s=0.2, keep_alive_s=0.1)
+QUICK = Limits(poll_s=0.01, settle_s=0.2, abort_settle_s=0.2, keep_alive_s=0.1)
 
 
 @pytest.mark.parametrize("is_readable", [True, False])
@@ -117,8 +117,11 @@ def test_an_engine_that_aborts_and_lives_on_has_ended_the_answer(streams: bool, 
 
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("whole_from_engine", [True, False])
-def test_an_engine_that_aborts_and_goes_is_as_one_that_dies(streams: bool, whole_from_engine: bool) -> None:
-    """As vLLM does when it is stopped."""
+@pytest.mark.parametrize("goes_at_once", [True, False])
+def test_an_engine_that_aborts_and_goes_is_as_one_that_dies(
+    streams: bool, whole_from_engine: bool, goes_at_once: bool
+) -> None:
+    """As vLLM does when it is stopped; its server may still be well for some seconds."""
 
     async def test() -> None:
         async def dies(engine: ScriptedEngine, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
@@ -132,7 +135,8 @@ def test_an_engine_that_aborts_and_goes_is_as_one_that_dies(streams: bool, whole
                 await stream.say("a")
                 await stream.say("", "abort")
                 response = await stream.end()
-            await engine.go()
+            if goes_at_once:
+                await engine.go()
             return response
 
         async def lives(engine: ScriptedEngine, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
@@ -145,9 +149,15 @@ def test_an_engine_that_aborts_and_goes_is_as_one_that_dies(streams: bool, whole
             return await stream.end()
 
         engine = ScriptedEngine(dies)
-        async with running(engine, QUICK) as proxy:
+        limits = Limits(poll_s=0.01, settle_s=0.05, abort_settle_s=1e9, keep_alive_s=0.1)
+        async with running(engine, limits) as proxy:
             fields = GREEDY | {"stream": streams} | ({"stop": "q"} if whole_from_engine else {})
             asking = asyncio.create_task(proxy.ask(fields))
+            if not goes_at_once:
+                await until(lambda: engine.asked)
+                checked = engine.checked
+                await until(lambda: engine.checked > checked + 20)
+                await engine.go()
             await until(lambda: proxy.counts.engine_deaths)
             await engine.come()
             _, content = await asking

@@ -286,3 +286,20 @@ def test_what_goes_wrong_after_a_hundred_continue_is_still_answered(monkeypatch:
             assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 500 ")
 
     run(test())
+
+
+@pytest.mark.parametrize("gives_seeds", [True, False])
+def test_seeds_can_be_left_off(gives_seeds: bool) -> None:
+    async def test() -> None:
+        async def answer(engine: ScriptedEngine, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+            stream = await Streamed(request).begin()
+            await stream.say("a", "length")
+            return await stream.end()
+
+        engine = ScriptedEngine(answer)
+        async with running(engine, gives_seeds=gives_seeds) as proxy:
+            await proxy.ask({"model": "m", "prompt": "x", "stream": True})
+            assert ("seed" in engine.fields(0)) is gives_seeds
+            assert proxy.counts.protected == 1
+
+    run(test())
