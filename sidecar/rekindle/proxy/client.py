@@ -115,8 +115,8 @@ async def parts_of(request: web.BaseRequest) -> AsyncIterator[bytes]:
         raise BadBodyError(f"the body is not what its header says: {error!r:.200}") from None
 
 
-async def read_body(request: web.BaseRequest, limit_bytes: int, kept: Callable[[int], None]) -> tuple[bytes, bool]:
-    """The body, or its beginning, and whether that is all. ``kept`` is told its size as it grows.
+async def read_body(request: web.BaseRequest, limit_bytes: int, fits: Callable[[int], bool]) -> tuple[bytes, bool]:
+    """The body, or its beginning, and whether that is all. ``fits`` is told its size as it grows, and ends it.
 
     Raises ClientGoneError, BadBodyError.
     """
@@ -125,7 +125,6 @@ async def read_body(request: web.BaseRequest, limit_bytes: int, kept: Callable[[
     async for part in parts_of(request):
         parts.append(part)
         size += len(part)
-        kept(size)
-        if size > limit_bytes:
+        if not fits(size) or size > limit_bytes:
             return b"".join(parts), False
     return b"".join(parts), True

@@ -342,8 +342,8 @@ class Exchange:
         async for part in answer.content.iter_any():
             parts.append(part)
             size += len(part)
-            self._share.grow_to(self._conversation.journal_bytes + size)
-            if size > self._shared.limits.answer_bytes:
+            fits = self._share.fits(self._conversation.journal_bytes + size)
+            if not fits or size > self._shared.limits.answer_bytes:
                 return b"".join(parts), False
         return b"".join(parts), True
 

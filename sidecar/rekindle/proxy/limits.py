@@ -22,8 +22,8 @@ class Limits:
     """Of one request: its body, its tokens and its text, at what they take in memory, which is about 100 bytes a token.
     Beyond it, its answer is no longer protected where it streams, and ends with an error where it does not."""
     journals_bytes: int = 512 << 20
-    """Of all requests together; new ones pass through unprotected when it is reached. Above it by a quarter, a stream
-    that grows is no longer protected. The proxy itself takes less than 100 MiB, and a pod has 768 MiB for both."""
+    """Of all requests together; new ones pass through unprotected when it is reached. Above it by a quarter, what
+    grows is no longer protected. The proxy itself takes less than 100 MiB, and a pod has 768 MiB for both."""
     event_bytes: int = 4 << 20
     """One server-sent event. A prompt's token ids and their log-probabilities stay below."""
     answer_bytes: int = 64 << 20

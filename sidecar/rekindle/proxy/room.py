@@ -65,6 +65,11 @@ class Share:
         self._room = room
         self._bytes = 0
 
+    def fits(self, size_bytes: int) -> bool:
+        """Grows to it. Whether all together may still grow."""
+        self.grow_to(size_bytes)
+        return not self._room.is_overfull
+
     def grow_to(self, size_bytes: int) -> None:
         self._room.journal_bytes += size_bytes - self._bytes
         self._bytes = size_bytes

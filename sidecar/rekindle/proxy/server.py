@@ -207,9 +207,9 @@ class ProxyServer:
         if "content-encoding" in request.headers:
             shared.counts.unprotected["encoding"] += 1
             return None
-        body, is_all = await read_body(request, self._limits.body_bytes, share.grow_to)
+        body, is_all = await read_body(request, self._limits.body_bytes, share.fits)
         if not is_all:
-            shared.counts.unprotected["body"] += 1
+            shared.counts.unprotected["room" if shared.room.is_overfull else "body"] += 1
             return Upload(request, body)
         seed = secrets.randbelow(1 << 63) if self._gives_seeds else None
         try:
@@ -272,7 +272,7 @@ class ProxyServer:
         if "content-encoding" in request.headers:
             raise OutdatedError("its Content-Encoding is not read")
         if isinstance(body, Upload) and not body.start and shared.room.can_protect:
-            start, is_all = await read_body(request, self._limits.body_bytes, share.grow_to)
+            start, is_all = await read_body(request, self._limits.body_bytes, share.fits)
             body = start if is_all else Upload(request, start)
         if isinstance(body, Upload):
             body.is_watched = True

@@ -298,3 +298,18 @@ def test_an_engine_that_dies_while_it_is_asked_for_its_models_is_not_another_kin
             assert len(tried) == 4
 
     run(test())
+
+
+def test_bodies_that_come_together_are_not_read_beyond_the_room_that_there_is() -> None:
+    async def test() -> None:
+        async def answer(engine: ScriptedEngine, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+            return web.Response(body=body)
+
+        body = json.dumps(GREEDY | {"prompt": "a" * 500_000}).encode()
+        async with running(ScriptedEngine(answer), Limits(journals_bytes=100_000)) as proxy:
+            answers = await asyncio.gather(*[proxy.ask(body) for _ in range(8)])
+            assert answers == [(200, body)] * 8
+            assert proxy.counts.unprotected == {"room": 8}
+            await until(lambda: proxy.kept_bytes == 0)
+
+    run(test())
