@@ -21,8 +21,10 @@ from rekindle_plugins.contract.errors import ConfigError
 from rekindle.toml import nearest, read_toml
 
 ENV_PREFIX = "REKINDLE_"
-OTHER_ENVIRONMENT = frozenset({"REKINDLE_CONFIG", "REKINDLE_SOCKET"})
-"""Names of ours that are not settings of the sidecar: the settings file's path, and the admin socket to ask."""
+PROXY_API_KEY = "REKINDLE_PROXY_API_KEY"
+"""The engine's API key itself. No setting, because a setting can stand on a command line, and is shown."""
+OTHER_ENVIRONMENT = frozenset({"REKINDLE_CONFIG", "REKINDLE_SOCKET", PROXY_API_KEY})
+"""Names of ours that are not settings of the sidecar: also the settings file's path, and the admin socket to ask."""
 
 # Kubernetes puts these into every pod when a Service is called "rekindle" or "rekindle-…".
 _SERVICE_LINK = re.compile(r"REKINDLE_(?:.*_)?(?:SERVICE_(?:HOST|PORT)|PORT)(?:_.*)?")
@@ -70,6 +72,12 @@ class Config:
     proxy: ProxyRoute | None = None
     """None: no stream proxy."""
     proxy_wait_s: float = 300.0
+    proxy_drain_s: float = 15.0
+    """How long streams may go on when the sidecar is asked to end. A container has 30 s for its end by default."""
+    proxy_api_key_file: Path | None = None
+    """Holds the engine's API key, for the proxy's own questions. None: the environment's, see ``PROXY_API_KEY``."""
+    proxy_seeds: bool = True
+    """The proxy gives a seed to requests that are sampled and have none, so that their answers can be repeated."""
     plugin_dirs: tuple[Path, ...] = ()
     """Directories with one folder a plugin; of two plugins of one name the later one wins."""
     log_level: str = "info"
@@ -220,6 +228,9 @@ SETTINGS: tuple[Setting, ...] = (
         "proxy", "proxy", parse_proxy, "Stream proxy: LISTEN=ENGINE_URL, :8001=http://127.0.0.1:8000. Default: none."
     ),
     Setting("proxy_wait", "proxy_wait_s", parse_duration, "Time a request may wait for an engine. Default: 5m."),
+    Setting("proxy_drain", "proxy_drain_s", parse_duration, "Time for streams to end at a stop. Default: 15s."),
+    Setting("proxy_api_key_file", "proxy_api_key_file", _parse_path, "File with the engine's API key. Default: none."),
+    Setting("proxy_seeds", "proxy_seeds", _parse_bool, "Give sampled requests a seed. Default: true."),
     Setting("plugin_dir", "plugin_dirs", _parse_paths, "Directories of plugins, ':' between them. Default: none."),
     Setting("log_level", "log_level", _parse_level, "debug, info, warning or error. Default: info."),
     Setting("log_json", "log_json", _parse_bool, "Log JSON lines instead of key=value.", is_switch=True),

@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from driving.nano import PLUGIN, NanoEngine
@@ -127,15 +128,16 @@ class Proxied:
         return StreamClient(self.port, prompt, max_tokens, **fields)
 
     @contextlib.contextmanager
-    def waiting_engine(self, steps: int, requests: int = 1) -> Iterator[None]:
-        """Engines that start in here compute so many steps with so many requests and then wait to be killed."""
+    def waiting_engine(self, steps: int, requests: int = 1, file: Path | None = None) -> Iterator[None]:
+        """Engines that start in here compute so many steps with so many requests and then wait to be killed, or for a
+        file."""
         self.engine.plugin = "odd_plugins.waiting:connect"
-        os.environ |= {"WAITS_AFTER": str(steps), "WAITS_FOR": str(requests)}
+        os.environ |= {"WAITS_AFTER": str(steps), "WAITS_FOR": str(requests), "WAITS_UNTIL": str(file or "")}
         try:
             yield
         finally:
             self.engine.plugin = PLUGIN
-            del os.environ["WAITS_AFTER"], os.environ["WAITS_FOR"]
+            del os.environ["WAITS_AFTER"], os.environ["WAITS_FOR"], os.environ["WAITS_UNTIL"]
 
     def keep_engine_until(self, clients: Sequence[StreamClient]) -> int:
         """Restarts the engine whenever it has died, until all have their ends. How often it had to."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from driving import Pod, Proxied, Reference, StreamClient, until
@@ -161,6 +163,52 @@ def test_streams_outlive_the_sidecar_and_the_next_one_takes_the_port(proxied: Pr
     new = proxied.stream(prompt(80, 2), 20)
     check(reference, new)
     check(reference, old)
+
+
+def _refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_sidecar_that_is_stopped_waits_for_its_streams(
+    make_pod: Callable[..., Pod], reference: Reference, tmp_path: Path
+) -> None:
+    proxied = Proxied(make_pod, proxy_drain="10m")
+    with proxied.waiting_engine(STEPS, file=tmp_path / "go on"):
+        proxied.start()
+    client = proxied.stream(prompt(80), TOKENS)
+    client.when(5)
+    sidecar = proxied.pod.sidecar.process
+    assert sidecar is not None
+    sidecar.signal(signal.SIGTERM)
+    until("the proxy to let nobody in", lambda: _refuses(proxied.port))
+    assert sidecar.is_running
+    assert not client.is_over
+    (tmp_path / "go on").touch()
+    check(reference, client)
+    assert sidecar.wait(60.0) == 0
+
+
+@pytest.mark.parametrize("has_engine", [True, False])
+def test_a_sidecar_that_is_stopped_waits_so_long_and_only_while_there_is_an_engine(
+    make_pod: Callable[..., Pod], has_engine: bool
+) -> None:
+    proxied = Proxied(make_pod, proxy_drain="300ms" if has_engine else "10m")
+    with proxied.waiting_engine(STEPS):
+        proxied.start()
+    client = proxied.stream(prompt(80), TOKENS)
+    client.when(5)
+    if not has_engine:
+        proxied.engine.kill()
+        until("the proxy to notice", lambda: "engine away" in proxied.pod.sidecar.output())
+    sidecar = proxied.pod.sidecar.process
+    assert sidecar is not None
+    sidecar.signal(signal.SIGTERM)
+    assert sidecar.wait(60.0) == 0
+    assert client.ended().broken
 
 
 def test_a_proxy_that_dies_is_started_again_on_its_port(proxied: Proxied, reference: Reference) -> None:

@@ -81,6 +81,9 @@ class Turn(enum.Enum):
     """The client has all of it, up to the end-of-stream mark."""
     DIED = "died"
     """The event says that the engine is dying. It is not for the client."""
+    ABORTED = "aborted"
+    """The engine ends the answer of its own accord: it is being stopped, or has been told to drop all that it does. The
+    event is for the client only where that engine lives on: see `believe`."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,12 @@ class Conversation(ABC):
     """The engine is asked for server-sent events. Otherwise its answer is passed on as it is, when all of it is there;
     after a death the request is sent again."""
     token_count: int = 0
-    """Tokens generated so far, as far as they are known: what tells progress from standing still."""
+    """Tokens that the client has, or would have if it streamed, as far as they are known."""
+    place: int = 0
+    """Where in the answer the present engine is: tokens that it was given, and those that it has generated, also again.
+    What tells progress from standing still."""
     journal_bytes: int = 0
-    """About what is kept of it."""
+    """About what is kept of it: the request too."""
 
     @abstractmethod
     def request(self) -> EngineRequest:
@@ -117,6 +123,13 @@ class Conversation(ABC):
         """The next event's data. Raises NotResumableError when a fresh engine says something else than the old one,
         and for an event that cannot be read after a resumption."""
 
+    def believe(self) -> None:  # noqa: B027 - most engines abort nothing
+        """The engine that aborted the answer lives on. `take` is called again with that event, which is the end."""
+
+    def judge(self, body: bytes) -> Turn:
+        """What a whole answer (200) means where `engine_streams` is false: COMPLETE, DIED or ABORTED. Never raises."""
+        return Turn.COMPLETE
+
     @abstractmethod
     def resume(self, dialect: Dialect) -> Resumption:
         """How to go on; `dialect` knows the fresh engine. Called after every death."""
@@ -128,7 +141,8 @@ class Conversation(ABC):
 
     @abstractmethod
     def forget(self) -> None:
-        """There is too much to keep: from now on nothing is, and the answer cannot be resumed."""
+        """There is too much to keep: from now on nothing is, and the answer cannot be resumed in any way. Called where
+        `client_streams` only: of another answer the journal is all that there is."""
 
     @abstractmethod
     def remainder(self) -> bytes | None:
@@ -169,10 +183,11 @@ class Dialect(ABC):
         """Whether a POST to this path may be protected, so that its body is worth reading."""
 
     @abstractmethod
-    def open(self, path: str, body: bytes, seed: int) -> Conversation | None:
+    def open(self, path: str, body: bytes, seed: int | None) -> Conversation | None:
         """A conversation for a client's POST; None for what is not understood: it passes through unprotected.
 
-        `seed` (below 2**63) is for sampling where the client gave none, so that it can be repeated. Never raises.
+        `seed` (below 2**63) is for sampling where the client gave none, so that it can be repeated. None: such a
+        request is sent without, and its answer cannot be repeated. Never raises.
         """
 
     def says_dying(self, answer: EngineAnswer) -> bool:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from rekindle_plugins.openai.dialect import OpenAiDialect
 
 NOTHING = Taken(b"")
+TOKEN_BYTES = 36
+"""Of one token id that is kept: an int, and its place in a list."""
+TEXT_BYTES = 60
+"""Of one piece of text that is kept, besides its characters."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class OpenAiConversation(Conversation):
         self._closed: dict[Way, str] = {}
         """Ways that have been tried and led nowhere, with the reason."""
         self._is_kept = True
+        self._is_outdated = False
+        self._believes_aborts = False
+        self._request_bytes = _held_by(fields, sent)
         self._has_failed = False
         """The engine has ended it with an error of its own."""
         self._forget()
@@ -101,8 +108,8 @@ class OpenAiConversation(Conversation):
         self._usage: dict[str, Any] | None = None
         self._ending: dict[str, Any] = {}
         """Of the choice that finished: what its last chunk said besides."""
-        self.token_count = 0
-        self.journal_bytes = len(self._sent.body)
+        self.token_count = self.place = 0
+        self.journal_bytes = self._request_bytes
 
     @property
     def plan(self) -> Plan:
@@ -112,14 +119,16 @@ class OpenAiConversation(Conversation):
         return self._sent
 
     def outdate(self) -> None:
-        self._sent = transfers.without_outdated(self._sent)
+        if not self._is_outdated:
+            self._is_outdated = True
+            self._sent = transfers.without_outdated(self._sent)
 
     # -- reading -----------------------------------------------------------------------------------------------
 
     def take(self, data: bytes) -> Taken:
         if data == b"[DONE]":
-            if self._way is not Way.FRESH and not self._is_finished and not self._has_failed:
-                raise NotResumableError("the fresh engine ended its answer too early")
+            if not self._passes_on and not self._is_finished and not self._has_failed:
+                raise NotResumableError("the engine ended its answer too early")
             return Taken(chunks.DONE if self._wishes.stream else b"", Turn.COMPLETE)
         try:
             chunk = json.loads(data)
@@ -127,10 +136,16 @@ class OpenAiConversation(Conversation):
                 raise ValueError("it is no object")
             return self._take_error(chunk, data) if "error" in chunk else self._take_chunk(chunk)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            if self._way is not Way.FRESH:
-                raise NotResumableError(f"the fresh engine's answer cannot be read: {error}") from None
-            self._close(f"the engine's answer cannot be read: {error}", Way.CONTINUE, Way.REPLAY)
-            return Taken(b"data: %b\n\n" % data if self._wishes.stream else b"")
+            reason = f"the engine's answer cannot be read: {error}"
+            if not self._passes_on:
+                raise NotResumableError(reason) from None
+            self._close(reason, *Way)  # the client has what nobody has understood
+            return Taken(b"data: %b\n\n" % data)
+
+    @property
+    def _passes_on(self) -> bool:
+        """What cannot be understood is for the client all the same, who asked this engine, and nobody else, for it."""
+        return self._wishes.stream and self._way is Way.FRESH
 
     def _take_error(self, chunk: dict[str, Any], data: bytes) -> Taken:
         if self._dialect.says_dying(EngineAnswer(500, data)):
@@ -138,13 +153,13 @@ class OpenAiConversation(Conversation):
         if not self._wishes.stream:
             raise NotResumableError(f"the engine says {data[:200].decode(errors='replace')}")
         self._has_failed = True
+        self._close("the engine had ended it with an error", *Way)
         return Taken(chunks.event(chunk))
 
     def _take_chunk(self, chunk: dict[str, Any]) -> Taken:
         choices = chunk.get("choices") or []
-        if any(choice.get("finish_reason") == "abort" for choice in choices):
-            # Nobody but the engine ends a request whose client is still there: it is being stopped.
-            return Taken(b"", Turn.DIED)
+        if not self._believes_aborts and _is_aborted(choices):
+            return Taken(b"", Turn.ABORTED)
         if not self._envelope:
             self._envelope = {name: chunk[name] for name in ("id", "object", "created", "model") if name in chunk}
         self._take_prompt(chunk, is_again=bool(self._again))
@@ -162,7 +177,7 @@ class OpenAiConversation(Conversation):
         for seen in self._choices.values():
             seen.tokens.clear()
             seen.channels.clear()
-        self.journal_bytes = 0
+        self.journal_bytes = self._request_bytes
 
     def _take_prompt(self, holder: dict[str, Any], is_again: bool) -> None:
         """The first chunk of an answer has the prompt's ids: in the choice, or beside it."""
@@ -171,7 +186,7 @@ class OpenAiConversation(Conversation):
             return
         if self._prompt is None:
             self._prompt = list(prompt)
-            self.journal_bytes += 8 * len(prompt)
+            self.journal_bytes += TOKEN_BYTES * len(prompt)
         if is_again or not self._wishes.token_ids:
             self._strip(holder, "prompt_token_ids")
 
@@ -190,6 +205,7 @@ class OpenAiConversation(Conversation):
         again = self._again.get(index)
         self._take_prompt(choice, is_again=again is not None)
         ids = chunks.token_ids_of(choice)
+        self.place += len(ids)
         fresh = ids if again is None else again.new_tokens(ids)
         said, texts = self._take_texts(choice, seen, again)
         finish = choice.get("finish_reason")
@@ -246,10 +262,10 @@ class OpenAiConversation(Conversation):
         main = "".join(text for channel, text in texts if channel == self._main)
         for channel, text in texts:
             seen.add_text(channel, text)
-            self.journal_bytes += len(text)
+            self.journal_bytes += TEXT_BYTES + len(text)
         seen.add_main(fresh, main, is_single)
         self.token_count += len(fresh)
-        self.journal_bytes += 16 * len(fresh)
+        self.journal_bytes += TOKEN_BYTES * len(fresh)
 
     def _take_usage(self, chunk: dict[str, Any]) -> None:
         usage = chunk.get("usage")
@@ -266,9 +282,26 @@ class OpenAiConversation(Conversation):
 
     # -- going on ----------------------------------------------------------------------------------------------
 
+    def believe(self) -> None:
+        self._believes_aborts = True
+
+    def judge(self, body: bytes) -> Turn:
+        if b'"abort"' not in body:
+            return Turn.COMPLETE
+        try:
+            return Turn.ABORTED if _is_aborted(json.loads(body)["choices"]) else Turn.COMPLETE
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return Turn.COMPLETE  # what is no answer of ours is the client's to read
+
     def resume(self, dialect: Dialect) -> Resumption:
+        resumption = self._resume(dialect)
+        self.place = self._base
+        return resumption
+
+    def _resume(self, dialect: Dialect) -> Resumption:
         self._again.clear()
         self._base = 0
+        self._believes_aborts = False
         self.outdate()
         seen_any = any(choice.tokens or choice.channels or choice.finish for choice in self._choices.values())
         if seen_any and self.plan.way is Way.CONTINUE and Way.CONTINUE not in self._closed:
@@ -326,7 +359,8 @@ class OpenAiConversation(Conversation):
         self._close(reason, self._way)
 
     def forget(self) -> None:
-        self._close("it is too long to be kept", Way.CONTINUE, Way.REPLAY)
+        assert self._wishes.stream, "the answer of a client that does not stream is all in the journal"
+        self._close("it is too long to be kept", *Way)
         self._is_kept = False
 
     def _close(self, reason: str, *ways: Way) -> None:
@@ -375,3 +409,16 @@ class OpenAiConversation(Conversation):
             is_chat=self._is_chat,
         )
         return chunks.dump(answer)
+
+
+def _is_aborted(choices: Sequence[Any]) -> bool:
+    """Nobody but the engine ends a request whose client is still there."""
+    return any(choice.get("finish_reason") == "abort" for choice in choices)
+
+
+def _held_by(fields: Mapping[str, Any], sent: EngineRequest) -> int:
+    """About what a request takes: its body as it is sent, and once more as values, of which ids are the larger ones."""
+    prompt = fields.get("prompt")
+    items = prompt if isinstance(prompt, list) else ()
+    ids = sum(len(item) if isinstance(item, list) else 1 for item in items)
+    return 2 * len(sent.body) + TOKEN_BYTES * ids

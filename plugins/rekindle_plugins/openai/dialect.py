@@ -46,7 +46,7 @@ class OpenAiDialect(Dialect):
     def understands(self, path: str) -> bool:
         return path in (self.quirks.completion_path, self.quirks.chat_path)
 
-    def open(self, path: str, body: bytes, seed: int) -> Conversation | None:
+    def open(self, path: str, body: bytes, seed: int | None) -> Conversation | None:
         if not self.understands(path):
             return None
         try:
@@ -61,15 +61,16 @@ class OpenAiDialect(Dialect):
         return self._open(path, body, fields, options or {}, seed)
 
     def _open(
-        self, path: str, body: bytes, fields: dict[str, Any], options: Mapping[str, Any], seed: int
+        self, path: str, body: bytes, fields: dict[str, Any], options: Mapping[str, Any], seed: int | None
     ) -> Conversation:
         quirks = self.quirks
         wants_stream = bool(fields.get("stream"))
         samples = quirks.samples and not (fields.get("temperature") == 0 and fields["temperature"] is not False)
-        planner = Planner(fields, path == quirks.chat_path, samples, quirks.repeats_seeds, self.server)
         sent = dict(fields)
-        if samples and quirks.repeats_seeds and fields.get("seed") is None:
+        if samples and quirks.repeats_seeds and seed is not None and fields.get("seed") is None:
             sent["seed"] = seed
+        has_seed = quirks.repeats_seeds and sent.get("seed") is not None
+        planner = Planner(fields, path == quirks.chat_path, samples, has_seed, self.server)
         # The plan of a stream can wait: most never need one. What another engine is to know of the answer's KV is told
         # with a whole answer only.
         engine_streams = wants_stream or (planner.plan.way is Way.CONTINUE and not fields.get(transfers.FIELD))

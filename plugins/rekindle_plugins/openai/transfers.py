@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from rekindle_plugins.contract.dialect import EngineRequest
 from rekindle_plugins.openai import chunks
@@ -22,24 +22,36 @@ FIELD = "kv_transfer_params"
 _REMOTE = "remote_"
 
 
-def fetches(params: Any) -> bool:
+def fetches(params: Any) -> TypeGuard[Mapping[str, Any]]:
     """The second step."""
-    return isinstance(params, Mapping) and params.get("do_remote_prefill") is True
+    return isinstance(params, Mapping) and bool(params.get("do_remote_prefill"))  # engines ask no more than that
 
 
-def holds(params: Any) -> bool:
+def holds(params: Any) -> TypeGuard[Mapping[str, Any]]:
     """The first step."""
-    return isinstance(params, Mapping) and params.get("do_remote_decode") is True
+    return isinstance(params, Mapping) and bool(params.get("do_remote_decode"))
 
 
 def without_outdated(request: EngineRequest) -> EngineRequest:
     """The same request, naming no page of another engine."""
-    fields = json.loads(request.body)
-    params = fields.get(FIELD)
+    body = body_without_outdated(request.body)
+    return request if body is request.body else EngineRequest(request.path, body, request.method)
+
+
+def body_without_outdated(body: bytes) -> bytes:
+    """Likewise, of whatever a client sends: what names no page is given back as it is.
+
+    Raises RecursionError where that cannot be told.
+    """
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return body  # nor will an engine find any in it
+    params = fields.get(FIELD) if isinstance(fields, dict) else None
     if fetches(params):
         del fields[FIELD]
     elif holds(params):
         fields[FIELD] = {name: None if name.startswith(_REMOTE) else value for name, value in params.items()}
     else:
-        return request
-    return EngineRequest(request.path, chunks.dump(fields), request.method)
+        return body
+    return chunks.dump(fields)

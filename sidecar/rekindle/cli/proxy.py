@@ -1,9 +1,11 @@
 """The proxy's process: ``python -m rekindle.cli.proxy``, started by ``cli.proxy_child`` with a socket to its sidecar.
 
 The socket carries JSON: where it listens, then its counts once a second; and what the attached engines tell of their
-servers, whenever that changes. Its end is the sidecar's end. On SIGTERM
-everybody is hung up on. When the sidecar has just gone, nobody new is let in, so that the next one's proxy gets the
-port, and the streams that are there are brought to their end, for up to ``_ORPHAN_S``.
+servers, whenever that changes. Its end is the sidecar's end.
+
+Nobody new is let in then, so that the next one's proxy gets the port, and the streams that are there are brought to
+their end: for up to ``_ORPHAN_S`` when the sidecar has just gone; on SIGTERM, when it is about to end, for the time
+that a setting gives, and only while there is an engine. Whoever is left is hung up on.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from rekindle_plugins.contract.errors import RekindleError
 
 from rekindle.backends import discover
 from rekindle.cli import logs
+from rekindle.cli.engine_key import EngineKey
 from rekindle.config import HttpAddress
 from rekindle.proxy.limits import Limits
 from rekindle.proxy.server import ProxyServer
@@ -34,7 +38,7 @@ LOG = logging.getLogger("rekindle.proxy")
 _TELL_S = 1.0
 _PACKET_BYTES = 1 << 20
 _ORPHAN_S = 900.0
-_ORPHAN_POLL_S = 0.1
+_DRAIN_POLL_S = 0.1
 
 
 def main() -> int:
@@ -56,6 +60,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--engine-url", required=True)
     parser.add_argument("--wait-s", type=float, required=True)
+    parser.add_argument("--drain-s", type=float, required=True)
+    parser.add_argument("--api-key-file", type=Path)
+    parser.add_argument("--no-seeds", action="store_true")
     parser.add_argument("--sidecar-fd", type=int, required=True)
     parser.add_argument("--plugin-dir", type=Path, action="append", default=[])
     parser.add_argument("--log-level", default="info")
@@ -68,8 +75,11 @@ async def _run(order: argparse.Namespace) -> int:
     sidecar.setblocking(False)
     backends = discover(tuple(order.plugin_dir))
     limits = Limits(wait_s=order.wait_s)
-    server = ProxyServer(HttpAddress(order.host, order.port), order.engine_url, backends.adapters, limits)
+    key = EngineKey(order.api_key_file)
     try:
+        key.check()
+        where = HttpAddress(order.host, order.port)
+        server = ProxyServer(where, order.engine_url, backends.adapters, limits, key.read, not order.no_seeds)
         address = await server.start()
     except RekindleError as error:
         _tell(sidecar, {"failed": [error.op, error.subject, error.problem, error.hint]})
@@ -81,7 +91,9 @@ async def _run(order: argparse.Namespace) -> int:
     try:
         await asyncio.wait((stopped, teller), return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
-            await _outlive_the_sidecar(server, stopped)
+            await _drain(server, "the sidecar is gone", _ORPHAN_S, stopped.done)
+        if stopped.done():
+            await _drain(server, "the sidecar ends", order.drain_s, lambda: not server.has_engine)
     finally:
         teller.cancel()
         await server.stop()
@@ -131,12 +143,13 @@ def _tell(sidecar: socket.socket, message: dict[str, Any]) -> None:
         sidecar.send(json.dumps(message).encode())
 
 
-async def _outlive_the_sidecar(server: ProxyServer, stopped: asyncio.Future[None]) -> None:
+async def _drain(server: ProxyServer, why: str, limit_s: float, is_over: Callable[[], bool]) -> None:
+    """Lets nobody in, and returns when all that were there have their ends, or it is over."""
     await server.stop_listening()
-    LOG.info("proxy drains: the sidecar is gone", extra={"in_flight": server.counts.in_flight})
-    deadline_s = asyncio.get_running_loop().time() + _ORPHAN_S
-    while server.counts.in_flight and not stopped.done() and asyncio.get_running_loop().time() < deadline_s:
-        await asyncio.wait((stopped,), timeout=_ORPHAN_POLL_S)
+    LOG.info("proxy drains", extra={"why": why, "in_flight": server.counts.in_flight, "limit_s": limit_s})
+    deadline_s = asyncio.get_running_loop().time() + limit_s
+    while server.counts.in_flight and not is_over() and asyncio.get_running_loop().time() < deadline_s:
+        await asyncio.sleep(_DRAIN_POLL_S)
 
 
 if __name__ == "__main__":

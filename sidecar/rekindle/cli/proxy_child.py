@@ -70,7 +70,7 @@ class ProxyChild:
         self._keeping = asyncio.create_task(self._keep(channel), name="proxy")
 
     async def stop(self) -> None:
-        """Within ``_STOP_S``. Safe to call twice."""
+        """Within the time that streams have to end, and ``_STOP_S``. Safe to call twice."""
         keeping, self._keeping = self._keeping, None
         if keeping is not None:
             keeping.cancel()
@@ -79,7 +79,7 @@ class ProxyChild:
         if process is not None and process.returncode is None:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(process.wait(), _STOP_S)
+                await asyncio.wait_for(process.wait(), self._config.proxy_drain_s + _STOP_S)
             if process.returncode is None:
                 process.kill()
                 await process.wait()
@@ -114,6 +114,10 @@ class ProxyChild:
         listen = self._address or self._route.listen
         argv = [sys.executable, "-m", "rekindle.cli.proxy", "--host", listen.host, "--port", str(listen.port)]
         argv += ["--engine-url", self._route.engine_url, "--wait-s", str(self._config.proxy_wait_s)]
+        argv += ["--drain-s", str(self._config.proxy_drain_s)]
+        if self._config.proxy_api_key_file is not None:
+            argv += ["--api-key-file", str(self._config.proxy_api_key_file)]
+        argv += [] if self._config.proxy_seeds else ["--no-seeds"]
         argv += ["--sidecar-fd", str(fd), "--log-level", self._config.log_level]
         argv += ["--log-json"] if self._config.log_json else []
         return argv + [part for folder in self._config.plugin_dirs for part in ("--plugin-dir", str(folder))]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
+import aiohttp
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 from rekindle_plugins.openai import chunks
 
 KEEP_ALIVE = b": rekindle waits for the engine\n\n"
@@ -16,6 +18,10 @@ class ClientGoneError(Exception):
     """The client has left. Nobody is there to be told anything."""
 
 
+class BadBodyError(Exception):
+    """What a client sends is no body."""
+
+
 class Client:
     """Writes one answer. Slow clients hold up the caller: nothing is buffered beyond the socket's high-water mark."""
 
@@ -23,6 +29,11 @@ class Client:
         self._request = request
         self._response: web.StreamResponse | None = None
         self.came_s = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """Since it came."""
+        return time.monotonic() - self.came_s
 
     @property
     def has_begun(self) -> bool:
@@ -93,16 +104,27 @@ class Client:
         return self._response
 
 
-async def read_body(request: web.BaseRequest, limit_bytes: int) -> tuple[bytes, bool]:
-    """The body, or its beginning, and whether that is all. Raises ClientGoneError."""
-    parts: list[bytes] = []
-    size = 0
+async def parts_of(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises ClientGoneError, BadBodyError."""
     try:
         async for part in request.content.iter_any():
-            parts.append(part)
-            size += len(part)
-            if size > limit_bytes:
-                return b"".join(parts), False
+            yield part
     except (ConnectionError, OSError, web.PayloadAccessError, asyncio.IncompleteReadError):
         raise ClientGoneError from None
+    except (HttpProcessingError, aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
+        raise BadBodyError(f"the body is not what its header says: {error!r:.200}") from None
+
+
+async def read_body(request: web.BaseRequest, limit_bytes: int, fits: Callable[[int], bool]) -> tuple[bytes, bool]:
+    """The body, or its beginning, and whether that is all. ``fits`` is told its size as it grows, and ends it.
+
+    Raises ClientGoneError, BadBodyError.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for part in parts_of(request):
+        parts.append(part)
+        size += len(part)
+        if not fits(size) or size > limit_bytes:
+            return b"".join(parts), False
     return b"".join(parts), True

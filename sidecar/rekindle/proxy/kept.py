@@ -26,6 +26,11 @@ class KeptConnector(aiohttp.TCPConnector):
         return connection
 
 
+def not_connected() -> None:
+    """A request begins, and has no connection: a client's connection is one task for all its requests."""
+    _was_used_before.set(False)
+
+
 def was_used_before() -> bool:
-    """Whether this task's last request went out on a connection that another request had used."""
+    """Whether the request since then went out on a connection that another request had used."""
     return _was_used_before.get(False)

@@ -18,10 +18,12 @@ class Limits:
     """Requests journalled at a time. Engines run a few hundred."""
     body_bytes: int = 8 << 20
     """A longer body passes through unprotected: it would have to be kept until the answer's end."""
-    journal_bytes: int = 16 << 20
-    """Of one request: its body, its tokens and its text. Beyond it, its answer is no longer protected."""
+    journal_bytes: int = 64 << 20
+    """Of one request: its body, its tokens and its text, at what they take in memory, which is about 100 bytes a token.
+    Beyond it, its answer is no longer protected where it streams, and ends with an error where it does not."""
     journals_bytes: int = 512 << 20
-    """Of all requests together; new ones pass through unprotected when it is reached."""
+    """Of all requests together; new ones pass through unprotected when it is reached. Above it by a quarter, what
+    grows is no longer protected. The proxy itself takes less than 100 MiB, and a pod has 768 MiB for both."""
     event_bytes: int = 4 << 20
     """One server-sent event. A prompt's token ids and their log-probabilities stay below."""
     answer_bytes: int = 64 << 20
@@ -30,6 +32,8 @@ class Limits:
     """A request's line or one of its headers."""
     attempts: int = 12
     """Engines that one request may outlive. It is bounded whatever ``suspects`` says."""
+    outlived_s: float = 10.0
+    """An engine that has lived for so long with a request whose tokens nobody hears of was not killed by it at once."""
     proof_s: float = 2.0
     """An engine that has been there for so long has proved that it can live without a suspect: then one is sent."""
     keep_alive_s: float = 1.0
@@ -45,7 +49,9 @@ class Limits:
     drain_s: float = 0.05
     """For an answer's end behind its last event: the connection is kept when it comes, and closed when not."""
     health_s: float = 2.0
-    """For one answer of an engine's health endpoint."""
+    """For one answer of an engine's health endpoint, or to which models it has."""
+    dialect_s: float = 60.0
+    """An engine that is well, and does not say for so long which models it has, is taken as it is: unprotected."""
     quiet_s: float = 1.0
     """An engine that requests wait for, and that says nothing for so long, is asked whether it is well."""
     question_s: float = 30.0
@@ -54,6 +60,9 @@ class Limits:
     settle_s: float = 1.0
     """An engine that broke a connection and still says that it is well is believed after so long: servers outlive their
     engine by moments, and say so."""
+    abort_settle_s: float = 10.0
+    """One that aborted an answer, likewise: when it is stopped, its server says that it is well until the engine has
+    given back its memory."""
     poll_s: float = 0.05
     """Between two looks for an engine."""
     retry_after_s: int = 5

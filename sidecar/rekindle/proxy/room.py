@@ -36,23 +36,39 @@ class Room:
     def can_protect(self) -> bool:
         return self.protected < self._limits.protected and self.journal_bytes < self._limits.journals_bytes
 
+    @property
+    def is_overfull(self) -> bool:
+        return self.journal_bytes > self._limits.journals_bytes * 5 // 4
+
     @contextmanager
-    def journal(self) -> Iterator[Share]:
-        share = Share(self)
+    def protecting(self) -> Iterator[None]:
         self.protected += 1
+        try:
+            yield
+        finally:
+            self.protected -= 1
+
+    @contextmanager
+    def keeping(self) -> Iterator[Share]:
+        """For one request, from before its body is read."""
+        share = Share(self)
         try:
             yield share
         finally:
-            self.protected -= 1
             share.grow_to(0)
 
 
 class Share:
-    """One request's part of the journals."""
+    """One request's part of what is kept."""
 
     def __init__(self, room: Room) -> None:
         self._room = room
         self._bytes = 0
+
+    def fits(self, size_bytes: int) -> bool:
+        """Grows to it. Whether all together may still grow."""
+        self.grow_to(size_bytes)
+        return not self._room.is_overfull
 
     def grow_to(self, size_bytes: int) -> None:
         self._room.journal_bytes += size_bytes - self._bytes

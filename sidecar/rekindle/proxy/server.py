@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -16,20 +16,25 @@ from aiohttp import web
 from rekindle_plugins.contract.adapter import Adapter
 from rekindle_plugins.contract.dialect import Conversation
 from rekindle_plugins.contract.errors import UnavailableError
+from rekindle_plugins.openai.transfers import body_without_outdated
 
 from rekindle.config import HttpAddress
-from rekindle.proxy.client import Client, ClientGoneError, read_body
+from rekindle.proxy.client import BadBodyError, Client, ClientGoneError, read_body
 from rekindle.proxy.counts import Counts
 from rekindle.proxy.engine_link import Engine, EngineLink
 from rekindle.proxy.exchange import NO_ENGINE, Exchange, Shared
 from rekindle.proxy.kept import KeptConnector
 from rekindle.proxy.limits import Limits
-from rekindle.proxy.passage import EngineGoneError, has_body, pass_through, rest_of
-from rekindle.proxy.room import FullError, Room
+from rekindle.proxy.passage import EngineGoneError, OutdatedError, Upload, has_body, pass_through, target_of
+from rekindle.proxy.room import FullError, Room, Share
 
 LOG = logging.getLogger("rekindle.proxy")
 
 ENGINE_DIED = "rekindle_engine_died"
+OUTDATED = "rekindle_outdated_request"
+BAD_REQUEST = "invalid_request_error"
+_NO_JSON = ("multipart/", "audio/", "image/", "video/", "application/octet-stream")
+"""Bodies that name no pages of another engine."""
 _PASSAGES = 3
 """Engines that a request without side effects is sent to, when they die one after the other."""
 
@@ -37,11 +42,23 @@ _PASSAGES = 3
 class ProxyServer:
     """One listener and one engine. Not restartable: make another."""
 
-    def __init__(self, address: HttpAddress, engine_url: str, adapters: Sequence[Adapter], limits: Limits) -> None:
+    def __init__(
+        self,
+        address: HttpAddress,
+        engine_url: str,
+        adapters: Sequence[Adapter],
+        limits: Limits,
+        key: Callable[[], str] = str,
+        gives_seeds: bool = True,
+    ) -> None:
+        """`key`: see `EngineLink`. `gives_seeds`: sampled requests get a seed, so that they can be repeated."""
+        self._key = key
+        self._gives_seeds = gives_seeds
         self._address = address
         self._engine_url = engine_url
         self._adapters = adapters
         self._limits = limits
+        self._server: web.Server | None = None
         self._runner: web.ServerRunner | None = None
         self._site: web.TCPSite | None = None
         self._shared: Shared | None = None
@@ -54,9 +71,9 @@ class ProxyServer:
         """
         session = _session(self._limits, aiohttp.TCPConnector(limit=0, force_close=True))
         kept = _session(self._limits, KeptConnector(self._limits.kept_open_s))
-        link = EngineLink(self._engine_url, self._adapters, session, self._limits)
+        link = EngineLink(self._engine_url, self._adapters, session, self._limits, self._key)
         self._shared = Shared(link, session, kept, self._limits, Room(self._limits))
-        server = web.Server(
+        self._server = server = web.Server(
             self._handle,
             handler_cancellation=True,
             access_log=None,
@@ -87,10 +104,12 @@ class ProxyServer:
             self._shared.link.told(serving)
 
     async def stop_listening(self) -> None:
-        """Streams go on; nobody new comes in."""
+        """Streams go on; nobody new comes in, also not on a connection that is there."""
         if self._site is not None:
             site, self._site = self._site, None
             await site.stop()
+        if self._server is not None:
+            self._server.pre_shutdown()
 
     async def stop(self) -> None:
         """Hang up on everybody. Safe to call twice."""
@@ -102,6 +121,10 @@ class ProxyServer:
             await shared.link.stop()
             await shared.session.close()
             await shared.kept.close()
+
+    @property
+    def has_engine(self) -> bool:
+        return self._shared is not None and self._shared.link.engine is not None
 
     @property
     def counts(self) -> Counts:
@@ -123,6 +146,8 @@ class ProxyServer:
             await self._serve(self._shared, request, client)
         except ClientGoneError:
             client.cut()
+        except (BadBodyError, OutdatedError) as error:
+            await self._refuse(counts, client, error)
         except UnavailableError as error:
             counts.failed[ENGINE_DIED] += 1
             LOG.warning("answer broken off", extra={"problem": str(error)})
@@ -130,48 +155,71 @@ class ProxyServer:
             counts.in_flight -= 1
         return client.response if client.has_begun else web.Response(status=499)
 
+    async def _refuse(self, counts: Counts, client: Client, error: BadBodyError | OutdatedError) -> None:
+        try:
+            if client.has_begun:
+                client.cut()
+            elif isinstance(error, BadBodyError):
+                await client.fail(BAD_REQUEST, str(error), 400)
+            else:
+                counts.failed[OUTDATED] += 1
+                problem = f"it has waited for {client.age_s:.0f} s, and may name another engine's pages that are gone"
+                await client.fail(OUTDATED, f"{problem}: {error}", 503, self._limits.retry_after_s)
+        except ClientGoneError:
+            client.cut()
+
     async def _serve(self, shared: Shared, request: web.BaseRequest, client: Client) -> None:
+        target = target_of(request.raw_path)
+        if target is None:
+            return await client.fail(BAD_REQUEST, "the request's target is neither a path nor an http URL", 400)
         engine = await self._engine_for_new(shared, client)
         if engine is None:
-            return
+            return None
         if request.headers.get("expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body: Any = None
-        if has_body(request.headers):
-            body = request.content
-            if request.method == "POST" and engine.dialect is not None and engine.dialect.understands(request.path):
-                start, is_all = await read_body(request, self._limits.body_bytes)
-                conversation = self._protectable(shared, engine, request, start, is_all)
-                if conversation is not None:
+            request.writer.output_size = 0  # nothing of an answer
+        if not has_body(request.headers):
+            return await self._pass(shared, request, client, engine, target, None)
+        with shared.room.keeping() as share:
+            body: bytes | Upload = Upload(request)
+            if request.method == "POST":
+                opened = await self._open(shared, engine, request, share)
+                if isinstance(opened, Conversation):
                     shared.counts.protected += 1
-                    with shared.room.journal() as share:
-                        await Exchange(shared, request, client, conversation, share).run(engine)
-                    return
-                body = start if is_all else rest_of(request, start)
-        await self._pass(shared, request, client, engine, body)
+                    with shared.room.protecting():
+                        return await Exchange(shared, request, client, opened, share).run(engine)
+                body = opened or body
+            return await self._pass(shared, request, client, engine, target, body, share)
 
-    def _protectable(
-        self, shared: Shared, engine: Engine, request: web.BaseRequest, body: bytes, is_all: bool
-    ) -> Conversation | None:
-        reason = ""
+    async def _open(
+        self, shared: Shared, engine: Engine, request: web.BaseRequest, share: Share
+    ) -> Conversation | bytes | Upload | None:
+        """The conversation, where it can be protected; else what was read of its body."""
+        if engine.dialect is None:
+            if shared.link.would_protect(request.path):
+                shared.counts.unprotected[engine.unknown] += 1
+            return None
+        if not engine.dialect.understands(request.path):
+            return None
+        if not shared.room.can_protect:
+            shared.counts.unprotected["room"] += 1
+            return None
+        if "content-encoding" in request.headers:
+            shared.counts.unprotected["encoding"] += 1
+            return None
+        body, is_all = await read_body(request, self._limits.body_bytes, share.fits)
         if not is_all:
-            reason = "body"
-        elif not shared.room.can_protect:
-            reason = "room"
-        elif "content-encoding" in request.headers:
-            reason = "encoding"
-        else:
-            assert engine.dialect is not None
-            try:
-                conversation = engine.dialect.open(request.path, body, secrets.randbelow(1 << 63))
-            except Exception:
-                LOG.exception("dialect failed", extra={"dialect": type(engine.dialect).__name__})
-                conversation = None
-            if conversation is not None:
-                return conversation
-            reason = "request"
-        shared.counts.unprotected[reason] += 1
-        return None
+            shared.counts.unprotected["room" if shared.room.is_overfull else "body"] += 1
+            return Upload(request, body)
+        seed = secrets.randbelow(1 << 63) if self._gives_seeds else None
+        try:
+            conversation = engine.dialect.open(request.path, body, seed)
+        except Exception:
+            LOG.exception("dialect failed", extra={"dialect": type(engine.dialect).__name__})
+            conversation = None
+        if conversation is None:
+            shared.counts.unprotected["request"] += 1
+        return conversation or body
 
     async def _engine_for_new(self, shared: Shared, client: Client, broken: Engine | None = None) -> Engine | None:
         """The engine, after a wait where it is away; None when the client has been sent away."""
@@ -189,12 +237,22 @@ class ProxyServer:
         return None
 
     async def _pass(
-        self, shared: Shared, request: web.BaseRequest, client: Client, engine: Engine | None, body: Any
+        self,
+        shared: Shared,
+        request: web.BaseRequest,
+        client: Client,
+        engine: Engine | None,
+        target: str,
+        body: bytes | Upload | None,
+        share: Share | None = None,
     ) -> None:
+        """Raises BadBodyError, OutdatedError, and what `pass_through` raises but for EngineGoneError."""
         sent = 0
         while engine is not None:
+            if body and share and request.method == "POST" and client.age_s > self._limits.hand_over_s:
+                body = await self._timely(shared, request, body, share)
             try:
-                return await pass_through(shared.link, shared.session, request, client, engine, body)
+                return await pass_through(shared.link, shared.session, request, client, target, body)
             except EngineGoneError as gone:
                 shared.lost(engine, str(gone))
                 sent += 1
@@ -204,6 +262,25 @@ class ProxyServer:
                     return await client.fail(ENGINE_DIED, message, 502)
             engine = await self._engine_for_new(shared, client, engine)
         return None
+
+    async def _timely(
+        self, shared: Shared, request: web.BaseRequest, body: bytes | Upload, share: Share
+    ) -> bytes | Upload:
+        """A body that was held back, without what it may name of another engine's. Raises OutdatedError."""
+        if request.headers.get("content-type", "").lower().startswith(_NO_JSON):
+            return body
+        if "content-encoding" in request.headers:
+            raise OutdatedError("its Content-Encoding is not read")
+        if isinstance(body, Upload) and not body.start and shared.room.can_protect:
+            start, is_all = await read_body(request, self._limits.body_bytes, share.fits)
+            body = start if is_all else Upload(request, start)
+        if isinstance(body, Upload):
+            body.is_watched = True
+            return body
+        try:
+            return body_without_outdated(body)
+        except RecursionError:
+            raise OutdatedError("it is nested too deeply") from None
 
 
 def _session(limits: Limits, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:

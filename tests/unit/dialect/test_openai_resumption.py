@@ -240,10 +240,36 @@ def test_another_token_than_the_client_has_ends_the_answer() -> None:
 def test_a_dying_engines_last_words_are_not_for_the_client() -> None:
     conversation = opened(vllm(), COMPLETIONS, {"prompt": "x", "temperature": 0, "stream": True})
     error = {"error": {"message": "EngineCore encountered an issue. See stack trace", "code": 500}}
-    for words in (error, {"choices": [{"index": 0, "text": "", "finish_reason": "abort"}]}):
+    aborts = {"choices": [{"index": 0, "text": "", "finish_reason": "abort"}]}
+    for words, turn in ((error, Turn.DIED), (aborts, Turn.ABORTED)):
         taken = conversation.take(json.dumps(words).encode())
-        assert (taken.out, taken.turn) == (b"", Turn.DIED)
+        assert (taken.out, taken.turn) == (b"", turn)
     assert conversation.resume(vllm()).way is Way.FRESH
+
+
+def test_an_engine_that_aborts_and_is_believed_ends_the_answer() -> None:
+    conversation = opened(vllm(), COMPLETIONS, {"prompt": "x", "temperature": 0, "stream": True})
+    aborts = json.dumps({"choices": [{"index": 0, "text": "a", "finish_reason": "abort"}]}).encode()
+    assert conversation.take(aborts).turn is Turn.ABORTED
+    conversation.believe()
+    assert json.loads(conversation.take(aborts).out[6:])["choices"][0]["finish_reason"] == "abort"
+    assert conversation.remainder() == b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "turn"),
+    [
+        (b'{"choices":[{"text":"abort","finish_reason":"stop"}]}', Turn.COMPLETE),
+        (b'{"choices":[{"text":"abort","finish_reason":"stop"},{"finish_reason":"abort"}]}', Turn.ABORTED),
+        (b'{"choices":[{"text":"\\"abort\\"","finish_reason":"abort"}]}', Turn.ABORTED),
+        (b'["abort"]', Turn.COMPLETE),
+        (b'{"choices":["abort"]}', Turn.COMPLETE),
+        (b'{"choices":[{"finish_reason":"abort"', Turn.COMPLETE),
+        (b"", Turn.COMPLETE),
+    ],
+)
+def test_a_whole_answer_is_judged_by_how_it_ended(body: bytes, turn: Turn) -> None:
+    assert opened(vllm(), COMPLETIONS, {"prompt": "x", "stop": "q"}).judge(body) is turn
 
 
 def test_an_engines_own_error_is_for_the_client() -> None:
@@ -313,24 +339,91 @@ def test_what_is_no_request_is_not_understood(body: bytes) -> None:
     assert VllmDialect().open("/v1/embeddings", body, SEED) is None
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"nonsense", b'{"choices":3}', b'{"choices":[{"token_ids":[1.5]}]}'])
-def test_events_that_cannot_be_read_pass_and_end_the_protection(data: bytes) -> None:
+UNREADABLE = [b"", b"[]", b"nonsense", b'{"choices":3}', b'{"choices":[{"token_ids":[1.5]}]}']
+
+
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize("data", UNREADABLE)
+def test_events_that_cannot_be_read_pass_and_end_the_protection(data: bytes, before: int) -> None:
     conversation = opened(vllm(), COMPLETIONS, {"prompt": "x", "max_tokens": 9, "temperature": 0, "stream": True})
     call = conversation.request()
-    for _, event in zip(range(3), WireEngine().events(call.path, call.body), strict=False):
+    for _, event in zip(range(before), WireEngine().events(call.path, call.body), strict=False):
         conversation.take(event)
     assert conversation.take(data).out == b"data: " + data + b"\n\n"
     assert conversation.resume(vllm()).way is Way.IMPOSSIBLE
 
 
-def test_what_is_too_long_to_keep_is_forgotten_and_not_resumed() -> None:
-    conversation = opened(vllm(), COMPLETIONS, {"prompt": "x", "max_tokens": 9, "temperature": 0, "stream": True})
+@pytest.mark.parametrize("data", [*UNREADABLE, b"[DONE]"])
+def test_what_is_put_together_lacks_nothing_that_could_not_be_read(data: bytes) -> None:
+    fields = {"prompt": "x", "max_tokens": 9, "temperature": 0}
+    conversation = opened(vllm(), COMPLETIONS, fields)
     call = conversation.request()
+    for _, event in zip(range(3), WireEngine().events(call.path, call.body), strict=False):
+        conversation.take(event)
+    with pytest.raises(NotResumableError) as raised:
+        conversation.take(data)
+    conversation.refuse(raised.value.problem)
+    resumption = conversation.resume(vllm())
+    assert resumption.way is Way.CONTINUE
+    assert resumption.request is not None
+    for event in WireEngine(2).events(resumption.request.path, resumption.request.body):
+        conversation.take(event)
+    untouched = json.loads(answered(COMPLETIONS, fields)[0])
+    assert json.loads(conversation.whole())["choices"] == untouched["choices"]
+    conversation.refuse("once more")
+    last = conversation.resume(vllm())
+    assert (last.way, last.reason) == (Way.IMPOSSIBLE, raised.value.problem)
+
+
+@pytest.mark.parametrize("more", [{}, {"presence_penalty": 1}, {"temperature": 1}])
+@pytest.mark.parametrize("before", [0, 1, 4])
+def test_what_is_too_long_to_keep_is_forgotten_and_not_resumed(before: int, more: dict[str, Any]) -> None:
+    fields = {"prompt": "x", "max_tokens": 9, "temperature": 0, "stream": True} | more
+    conversation = opened(vllm(), COMPLETIONS, fields)
+    call = conversation.request()
+    begins_with = conversation.journal_bytes
     events = WireEngine().events(call.path, call.body)
-    conversation.take(next(events))
-    before = conversation.journal_bytes
+    for _ in range(before):
+        conversation.take(next(events))
     conversation.forget()
-    out = b"".join(conversation.take(event).out for event in events)
-    assert out.endswith(b"[DONE]\n\n")
-    assert conversation.journal_bytes < before
+    out = b"".join(conversation.take(next(events)).out for _ in range(2))
+    assert out
+    assert conversation.journal_bytes == begins_with
+    resumption = conversation.resume(vllm())
+    assert (resumption.way, resumption.request) == (Way.IMPOSSIBLE, None)
+    assert "too long" in resumption.reason
+
+
+def test_an_answer_that_the_engine_ended_with_its_error_is_not_begun_again() -> None:
+    conversation = opened(vllm(), COMPLETIONS, {"prompt": "x", "temperature": 0, "stream": True})
+    conversation.take(b'{"error":{"message":"no","code":400}}')
     assert conversation.resume(vllm()).way is Way.IMPOSSIBLE
+
+
+@pytest.mark.parametrize(("more", "start"), [({}, 9), ({"presence_penalty": 1}, 0)], ids=["continue", "replay"])
+def test_a_place_is_where_the_present_engine_is(more: dict[str, Any], start: int) -> None:
+    fields = {"prompt": "x", "max_tokens": 30, "temperature": 0, "stream": True} | more
+    conversation = opened(vllm(), COMPLETIONS, fields)
+    call = conversation.request()
+    for _, event in zip(range(9), WireEngine().events(call.path, call.body), strict=False):
+        conversation.take(event)
+    assert (conversation.place, conversation.token_count) == (9, 9)
+    resumption = conversation.resume(vllm())
+    assert start - 4 < conversation.place <= start, "less than a character is generated again"
+    before = conversation.place
+    assert resumption.request is not None
+    for _, event in zip(range(6), WireEngine(2).events(call.path, resumption.request.body), strict=False):
+        conversation.take(event)
+    assert conversation.place == before + 6
+
+
+@pytest.mark.parametrize("seed", [None, 0, 5])
+def test_without_a_seed_a_sampled_answer_is_not_repeated(seed: int | None) -> None:
+    fields = {"prompt": "x", "max_tokens": 9, "stream": True}
+    conversation = vllm().open(COMPLETIONS, json.dumps(fields | {"seed": seed}).encode(), None)
+    assert conversation is not None
+    call = conversation.request()
+    assert json.loads(call.body)["seed"] == seed
+    for _, event in zip(range(3), WireEngine().events(call.path, call.body), strict=False):
+        conversation.take(event)
+    assert conversation.resume(vllm()).way is (Way.IMPOSSIBLE if seed is None else Way.REPLAY)

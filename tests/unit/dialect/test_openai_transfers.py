@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from rekindle_plugins.contract.dialect import Conversation, EngineRequest, Way
-from rekindle_plugins.openai.transfers import without_outdated
+from rekindle_plugins.openai.transfers import body_without_outdated, without_outdated
 from rekindle_plugins.vllm.dialect import VllmDialect
 from vllm_wire import CHAT, COMPLETIONS, NOTHING_SET, WireEngine
 
@@ -70,7 +70,20 @@ def test_the_first_step_is_asked_again_and_names_no_old_page() -> None:
     assert params_of(resumption.request) == HOLD | {"remote_block_ids": None, "remote_engine_id": None}
 
 
-@pytest.mark.parametrize("params", [None, {}, {"a": 1}, [1], "x", {"do_remote_prefill": "yes"}])
+@pytest.mark.parametrize("yes", [True, 1, "yes", [0]])
+def test_a_step_is_whatever_an_engine_takes_for_one(yes: Any) -> None:
+    fetch = json.dumps({"kv_transfer_params": FETCH | {"do_remote_prefill": yes}}).encode()
+    assert json.loads(body_without_outdated(fetch)) == {}
+    hold = json.dumps({"kv_transfer_params": HOLD | {"do_remote_decode": yes}}).encode()
+    assert json.loads(body_without_outdated(hold))["kv_transfer_params"]["remote_block_ids"] is None
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"[1]", b'{"a": [1]}', b"\xff", b'"kv_transfer_params"'])
+def test_a_body_that_names_nothing_is_left_alone(body: bytes) -> None:
+    assert body_without_outdated(body) is body
+
+
+@pytest.mark.parametrize("params", [None, {}, {"a": 1}, [1], "x", {"do_remote_prefill": 0}])
 def test_what_is_neither_step_stays_as_it_was(params: Any) -> None:
     request = EngineRequest(CHAT, json.dumps({"kv_transfer_params": params}).encode())
     assert without_outdated(request) == request

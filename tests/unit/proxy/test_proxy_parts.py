@@ -44,15 +44,18 @@ def test_so_many_may_wait_and_no_more() -> None:
 
 def test_journals_are_counted_while_they_are_there() -> None:
     room = Room(Limits(protected=2, journals_bytes=100))
-    with room.journal() as one:
+    with room.keeping() as one, room.protecting():
         one.grow_to(60)
         assert room.can_protect
-        with room.journal() as two:
+        with room.keeping() as two, room.protecting():
             two.grow_to(50)
             assert not room.can_protect, "too many, and too much"
         assert room.journal_bytes == 60
         one.grow_to(120)
         assert not room.can_protect
+        assert not room.is_overfull
+        one.grow_to(126)
+        assert room.is_overfull
         one.grow_to(20)
         assert room.can_protect
     assert (room.journal_bytes, room.protected) == (0, 0)

@@ -165,3 +165,39 @@ def test_one_poison_among_many_costs_three_engines_and_nobody_elses_answer(seed:
                     suspects.over(request)
                     gone.add(request)
     assert deaths == 3
+
+
+def test_streams_that_are_replayed_and_killed_from_outside_get_on() -> None:
+    """All have 1,000 tokens, and are killed again when 900 of them have been generated a second time."""
+    suspects = Suspects()
+    for life, place in enumerate((1000, 900, 950)):
+        for request in range(3):
+            assert suspects.may_go(request, life, is_proven=False)
+            suspects.went(request, 0, life)
+            suspects.got_on(request, place + request)
+        suspects.life_over()
+        assert crash(suspects, {request: place + request for request in range(3)}) == {0: F, 1: F, 2: F}
+    assert suspects.count == 0
+
+
+@pytest.mark.parametrize("place", [PROGRESS_TOKENS, 900])
+def test_who_dies_at_the_same_place_of_three_replays_is_convicted_however_far_it_is(place: int) -> None:
+    suspects, found = Suspects(), []
+    for life in range(3):
+        assert suspects.may_go(1, life, is_proven=True)
+        suspects.went(1, 0, life)
+        for there in range(1, place + 1):
+            suspects.got_on(1, there)
+        suspects.life_over()
+        found.append(suspects.died(1, place))
+    assert found == [F, S, C]
+
+
+def test_an_answer_that_nobody_hears_of_is_cleared_by_its_engine_that_lives() -> None:
+    suspects = suspected(range(2))
+    suspects.went(0, 0, 2)
+    assert not suspects.may_go(1, 2, is_proven=True)
+    assert suspects.outlived(0)
+    assert suspects.may_go(1, 2, is_proven=False), "the engine has proved itself"
+    suspects.life_over()
+    assert suspects.died(0, 0) is F, "as if it were the first"
