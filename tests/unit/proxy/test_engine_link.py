@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,6 +70,8 @@ async def _never(engine: ScriptedEngine, request: web.BaseRequest, body: bytes) 
 def test_an_engine_that_has_said_what_it_is_passes_through_and_that_is_counted(
     status: int, unknown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "rekindle.proxy")  # whatever tests before this one have set
+
     async def test() -> None:
         engine = ScriptedEngine(_never)
         engine.models = lambda _: web.json_response({}, status=status)
