@@ -455,7 +455,7 @@ def test_a_dead_sidecars_socket_is_replaced_and_a_living_ones_is_never_stolen(po
         rival.sidecar.run_dir = pod.sidecar.run_dir
         rival.sidecar.start(wait=False)
         assert rival.sidecar.process is not None
-        assert rival.sidecar.process.wait() == 4
+        assert rival.sidecar.process.wait() == 5
         assert "a live sidecar has it" in rival.sidecar.output()
     finally:
         rival.close()

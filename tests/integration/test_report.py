@@ -21,7 +21,7 @@ def rekindle(pod: Pod, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_recovery_is_drawn_from_death_to_warm(pod: Pod) -> None:
     nothing = rekindle(pod, "report")
-    assert nothing.returncode == 2
+    assert nothing.returncode == 5
     assert "a report is made when an engine dies" in nothing.stderr
     engine = pod.engine()
     engine.ask(prompt(600))
@@ -60,7 +60,7 @@ def test_older_reports_stay_readable_after_the_sidecars_end_and_numbers_go_on(po
     assert json.loads(Path(pod.directory, "last.json").read_text())["number"] == 3
     assert json.loads(rekindle(pod, "report", "2", "-o", "json").stdout)["pages_restored"] > 0
     missing = rekindle(pod, "report", "9")
-    assert missing.returncode == 2
+    assert missing.returncode == 5
     assert "there are: 1, 2, 3" in missing.stderr
     pod.sidecar.start()
     pod.engine()

@@ -20,9 +20,17 @@ _OUR_LINE = re.compile(r"time=\S+ level=\w+ logger=rekindle[\w.]* ")
 
 def without_secrets(text: str) -> str:
     """Values of names such as ``api_key``, users and passwords in URLs, and authorization headers are hidden."""
-    text = _PAIR.sub(lambda found: found[1] + (f'"{HIDDEN}"' if found[2].startswith('"') else HIDDEN), text)
+    text = _PAIR.sub(_hidden_value, text)
     text = _USER_IN_URL.sub(rf"\1{HIDDEN}@", text)
     return _BEARER.sub(rf"\1 {HIDDEN}", text)
+
+
+def _hidden_value(found: re.Match[str]) -> str:
+    """JSON stays JSON: under a name in quotes there is nothing, or a string."""
+    name, value = found[1], found[2]
+    if value == "null":
+        return found[0]
+    return name + (f'"{HIDDEN}"' if value.startswith('"') or '"' in name else HIDDEN)
 
 
 def our_lines(lines: Iterable[str]) -> tuple[list[str], int]:

@@ -77,8 +77,11 @@ class EngineLink:
         session: aiohttp.ClientSession,
         limits: Limits,
         key: Callable[[], str] = str,
+        hang_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """`key`: reads the engine's API key, for our own questions; empty where it has none."""
+        """`key`: reads the engine's API key, for our own questions; empty where it has none. `hang_up`: on the requests
+        that can be sent again."""
+        self._hang_up = hang_up
         self._read_key = key
         self._key = ""
         self._base = base.rstrip("/")
@@ -167,18 +170,26 @@ class EngineLink:
         self._heard_s = time.monotonic()
 
     async def _listen(self) -> None:
+        closed = 0
         while True:
             await asyncio.sleep(self._limits.quiet_s)
             engine, began_s = self._engine, time.monotonic()
             is_quiet = began_s - self._heard_s >= self._limits.quiet_s
-            if engine is None or not self._outstanding or not is_quiet:
-                self.is_silent = False
+            if not self._outstanding or not is_quiet:
+                self.is_silent, closed = False, 0
                 continue
             path = next(iter(self._by_health_path()))
             answer = await self._ask(EngineRequest(path, method="GET"))
             # A refused connection is no silence: that engine is gone, and comes back.
             is_mute = answer.status == 0 and time.monotonic() - began_s >= self._limits.health_s
-            self.is_silent = is_mute and self.is_sound(engine) and self._heard_s < began_s
+            has_heard = self._heard_s >= began_s
+            self.is_silent = is_mute and engine is not None and self.is_sound(engine) and not has_heard
+            closed = closed + 1 if answer.status == 0 and not is_mute and not has_heard else 0
+            if closed >= self._limits.closed_looks:
+                # A server that was stopped may wait for its clients to leave, who wait for an engine that is gone.
+                LOG.warning("engine lets nobody in and says nothing: hanging up on it")
+                self._hang_up()
+                closed = 0
 
     def lost(self, engine: Engine, problem: str, settle_s: float = 0.0) -> bool:
         """A connection to that life of it broke. Told by everybody who had one; whether this is the first one.

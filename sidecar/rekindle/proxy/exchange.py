@@ -325,7 +325,7 @@ class Exchange:
 
     async def _relay(self, answer: aiohttp.ClientResponse, before: bytes = b"") -> None:
         self._is_relayed = True
-        await relay(answer, self._client, before)
+        await relay(answer, self._client, before, heard=self._shared.link.heard)
 
     async def _read_whole(self, engine: Engine, answer: aiohttp.ClientResponse) -> None:
         """An answer that does not stream goes out when all of it is there, because half of one cannot be taken back."""
@@ -436,6 +436,7 @@ class Exchange:
         self._is_relayed = True
         await self._client.write(rest)
         async for part in answer.content.iter_any():
+            self._shared.link.heard()
             await self._client.write(part)
         await self._client.end()
 

@@ -25,6 +25,12 @@ class KeptConnector(aiohttp.TCPConnector):
         self._used.add(connection.protocol)
         return connection
 
+    def hang_up(self) -> None:
+        """On all of them: who waits for an answer on one is told that it broke."""
+        for protocol in list(self._used):
+            if protocol.transport is not None:
+                protocol.transport.abort()
+
 
 def not_connected() -> None:
     """A request begins, and has no connection: a client's connection is one task for all its requests."""

@@ -54,6 +54,8 @@ class Limits:
     """An engine that is well, and does not say for so long which models it has, is taken as it is: unprotected."""
     quiet_s: float = 1.0
     """An engine that requests wait for, and that says nothing for so long, is asked whether it is well."""
+    closed_looks: int = 3
+    """So often, ``quiet_s`` apart, it may refuse connections and say nothing to those who have one."""
     question_s: float = 30.0
     """For an answer to one of a dialect's questions: a fresh engine's first step can be slow, and who does not answer
     is not continued as well as could be."""

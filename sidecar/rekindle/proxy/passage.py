@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import aiohttp
 from aiohttp import web
@@ -59,7 +59,7 @@ async def pass_through(
                 request.method, link.url(target), data=body, headers=headers, allow_redirects=False
             ) as answer:
                 connected = True
-                await relay(answer, client)
+                await relay(answer, client, heard=link.heard)
     except NOT_SENT as error:
         raise EngineGoneError(str(error), sent=False) from None
     except ENGINE_ERRORS as error:
@@ -74,11 +74,14 @@ async def pass_through(
         raise UnavailableError("pass through", request.path, problem) from None
 
 
-async def relay(answer: aiohttp.ClientResponse, client: Client, before: bytes = b"") -> None:
-    """An answer as it is, and to its end. ``before``: what was read of it already."""
+async def relay(
+    answer: aiohttp.ClientResponse, client: Client, before: bytes = b"", *, heard: Callable[[], None]
+) -> None:
+    """An answer as it is, and to its end. ``before``: what was read of it already. ``heard``: see `EngineLink`."""
     await client.begin(answer.status, answer.reason, end_to_end(answer.headers))
     await client.write(before)
     async for part in answer.content.iter_any():
+        heard()
         await client.write(part)
     await client.end()
 

@@ -70,8 +70,9 @@ class ProxyServer:
             UnavailableError: the address is taken or not ours. Nothing runs then.
         """
         session = _session(self._limits, aiohttp.TCPConnector(limit=0, force_close=True))
-        kept = _session(self._limits, KeptConnector(self._limits.kept_open_s))
-        link = EngineLink(self._engine_url, self._adapters, session, self._limits, self._key)
+        connector = KeptConnector(self._limits.kept_open_s)
+        kept = _session(self._limits, connector)
+        link = EngineLink(self._engine_url, self._adapters, session, self._limits, self._key, connector.hang_up)
         self._shared = Shared(link, session, kept, self._limits, Room(self._limits))
         self._server = server = web.Server(
             self._handle,

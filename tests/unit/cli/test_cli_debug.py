@@ -50,6 +50,9 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 
 def test_json_stays_json_when_a_value_is_hidden() -> None:
+    for value in (7, True, None):
+        hidden = json.loads(without_secrets(json.dumps({"api_key": value, "port": 1})))
+        assert hidden == {"api_key": None if value is None else HIDDEN, "port": 1}
     shown = without_secrets(json.dumps({"api_key": 'a "quoted" \\ one', "list": ["x"], "port": 1}))
     assert json.loads(shown) == {"api_key": HIDDEN, "list": ["x"], "port": 1}
 

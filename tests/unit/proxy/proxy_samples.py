@@ -35,6 +35,7 @@ class ScriptedEngine:
         self.answer = answer
         self.models: Callable[[web.BaseRequest], web.Response] = lambda _: web.json_response(MODELS)
         self.asked: list[tuple[web.BaseRequest, bytes]] = []
+        self._closed: list[web.ServerRunner] = []
         self.checked = 0
         """How often it was asked whether it is well."""
         self._runner: web.ServerRunner | None = None
@@ -44,10 +45,19 @@ class ScriptedEngine:
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
+    async def close(self) -> None:
+        """Lets nobody in, and leaves those alone that are there; then another one may `come`."""
+        assert self._runner is not None
+        for site in list(self._runner.sites):
+            await site.stop()
+        self._closed.append(self._runner)
+        self._runner = None
+
     async def go(self) -> None:
         """Hangs up on everybody. Safe to call twice."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
+        runners = [*self._closed, *([self._runner] if self._runner else [])]
+        self._closed, self._runner = [], None
+        for runner in runners:
             for connection in list(runner.server.connections) if runner.server else ():
                 if connection.transport is not None:
                     connection.transport.abort()

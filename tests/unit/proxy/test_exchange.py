@@ -313,3 +313,48 @@ def test_bodies_that_come_together_are_not_read_beyond_the_room_that_there_is() 
             await until(lambda: proxy.kept_bytes == 0)
 
     run(test())
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("somebody_comes", [True, False])
+def test_a_server_that_waits_for_its_clients_to_leave_while_its_engine_is_gone_is_hung_up_on(
+    streams: bool, somebody_comes: bool
+) -> None:
+    """As vLLM's API server does, when it alone is told to stop."""
+
+    async def test() -> None:
+        async def stops(engine: ScriptedEngine, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+            engine.answer = lives
+            await engine.close()
+            if not streams:
+                await asyncio.sleep(3600)
+            stream = await Streamed(request).begin()
+            await stream.say("a")
+            await asyncio.sleep(3600)
+            return stream.response
+
+        async def lives(engine: ScriptedEngine, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+            fields = json.loads(body)
+            if not fields.get("stream"):
+                return web.json_response(whole("abc"))
+            stream = await Streamed(request).begin()
+            for character in "abc"[len(fields["prompt"]) - 1 :]:
+                await stream.say(character, "length" if character == "c" else None)
+            return await stream.end()
+
+        engine = ScriptedEngine(stops)
+        async with running(engine, Limits(quiet_s=0.05, poll_s=0.01, settle_s=0.1, keep_alive_s=0.1)) as proxy:
+            asking = [asyncio.create_task(proxy.ask(GREEDY | {"stop": "q", "stream": streams}))]
+            await until(lambda: engine.asked)
+            if somebody_comes:
+                asking.append(asyncio.create_task(proxy.ask(b"{}", "/v1/embeddings")))
+            transport = engine.asked[0][0].transport
+            await until(lambda: transport is None or transport.is_closing())
+            await until(lambda: proxy.counts.engine_deaths)
+            await engine.come()
+            for status, content in await asyncio.gather(*asking):
+                assert status == 200
+                assert b"error" not in content
+            assert proxy.counts.resumed
+
+    run(test())
