@@ -77,7 +77,7 @@ test-pod: venv ## A pod of real containers, its engine killed (podman; skipped w
 	$(BIN)/python -m pytest tests/pod -q -s
 
 test-vllm: venv $(VLLM_VENV)/.done ## End-to-end tests on one vLLM: make test-vllm VLLM=0.28.0
-	REKINDLE_REQUIRE_VLLM=1 VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest tests/e2e -q -n 2 $(E2E)
+	REKINDLE_REQUIRE_VLLM=1 VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest tests/e2e -q $(E2E)
 
 test-vllm-oldest: venv
 	$(MAKE) test-vllm VLLM=$(VLLM_OLDEST) E2E='-m "vllm and core"'

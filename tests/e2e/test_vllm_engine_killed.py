@@ -9,7 +9,7 @@ import pytest
 from driving import Sidecar, until
 from driving.arena import stored_pages
 from driving.process import stop_and_wait
-from vllm_driving import BLOCK, Launcher, Session, VllmEngine, VllmPod, complete_tokens, tokens_of
+from vllm_driving import ANSWER_S, BLOCK, Launcher, Session, VllmEngine, VllmPod, complete_tokens, tokens_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.core, pytest.mark.timeout(240)]
 
@@ -152,12 +152,12 @@ def test_a_request_that_is_aborted_commits_nothing_that_another_is_still_computi
     expected = engine.ask(prompt, 20, cache_salt="reference").tokens
     pod.sidecar.engine()
     before = [engine.stream(tokens_of(seed, 3900), 40) for seed in range(10, 14)]
-    until("the others to run", lambda: pod.sidecar.engine().outstanding)
+    until("the others to run", lambda: pod.sidecar.engine().outstanding, ANSWER_S)
     first = engine.stream(prompt, 20)
     second = engine.stream(prompt, 20)
     # One of the two computes; the other finds its pages as soon as they are given to it, and goes away before they
     # are computed: the step before is still running then.
-    until("both to be scheduled", lambda: pod.sidecar.engine().outstanding == 6)
+    until("both to be scheduled", lambda: pod.sidecar.engine().outstanding == 6, ANSWER_S)
     second.hang_up()
     for stream in before:
         stream.finish()

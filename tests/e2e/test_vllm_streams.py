@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,11 +54,17 @@ PARSED: list[tuple[str, dict[str, Any]]] = [
 """On an engine with both parsers: a thought, an answer whose prompt has closed the thought, and two calls of a tool."""
 
 
+@functools.cache
+def client_of(port: int) -> openai.OpenAI:
+    """No retries: an error is an error. One for all: making one takes as long as an engine needs for many tokens."""
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=WAIT_S)
+
+
 class Chat:
-    """One streamed chat of the official client, on a thread of its own. No retries: an error is an error."""
+    """One streamed chat of the official client, on a thread of its own."""
 
     def __init__(self, port: int, number: int, salt: str, shape: dict[str, Any] | None = None, said: str = "") -> None:
-        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=WAIT_S)
+        self.client = client_of(port)
         content = f"Conversation {number}: " + f"tell me of {number} things. " * 20 + said
         messages = [{"role": "user", "content": content}]
         self.fields: dict[str, Any] = {"model": "m", "messages": messages, **(shape or SHAPES[number])}
@@ -117,8 +124,11 @@ class Chat:
         }
 
 
-def _killed_in_the_middle(engine: VllmEngine, pod: VllmPod, begin: Callable[[int], Chat], count: int) -> list[Chat]:
+def _killed_in_the_middle(
+    engine: VllmEngine, pod: VllmPod, port: int, begin: Callable[[int], Chat], count: int
+) -> list[Chat]:
     """So many chats, whose engine has just been killed: the first of them has begun, and none has come to its end."""
+    client_of(port).models.list()
     before = pod.sidecar.engine().steps
     chats = [begin(0)]
     until("its first token", lambda: chats[0].tokens or chats[0].error, ANSWER_S)
@@ -153,7 +163,7 @@ def test_chats_of_the_official_client_live_through_a_kill_and_another_one_during
     assert [len(seen["tokens"]) for seen in expected] == [TOKENS, TOKENS, TOKENS + 7, *[TOKENS] * 5]
     plain: dict[str, Any] = {"model": "m", "prompt": [5, 6, 7], "temperature": 0, "max_tokens": TOKENS}
     direct = openai.OpenAI(base_url=f"http://127.0.0.1:{engine.port}/v1", api_key="-")
-    through = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=WAIT_S)
+    through = client_of(port)
     message = {"model": "m", "messages": [{"role": "user", "content": "Well?"}], **GREEDY}
     wholes = [direct.completions.create(**plain), direct.chat.completions.create(**message)]
 
@@ -170,7 +180,7 @@ def test_chats_of_the_official_client_live_through_a_kill_and_another_one_during
             asking.start()
         return Chat(port, number, "proxy")
 
-    chats = _killed_in_the_middle(engine, pod, begin, len(SHAPES))
+    chats = _killed_in_the_middle(engine, pod, port, begin, len(SHAPES))
     seen = [len(chat.tokens) for chat in chats]
     engine.start()
     until("an answer to go on", lambda: "way=" in pod.sidecar.output(), ANSWER_S)
@@ -215,7 +225,7 @@ def test_thoughts_and_tool_calls_are_replayed_by_an_engine_that_parses_them(
             return Chat(port, number, "proxy", shape, said)
 
         # The calls end where their grammar does; the thought, which is the first, goes on to the limit.
-        chats = _killed_in_the_middle(engine, pod, begin, len(PARSED))
+        chats = _killed_in_the_middle(engine, pod, port, begin, len(PARSED))
         engine.start()
         assert [chat.finished() for chat in chats] == expected
         assert pod.sidecar.output().count("way=replay") >= 1
