@@ -98,7 +98,10 @@ class Process:
 
 
 def session_members(session: int) -> list[int]:
-    """Processes (zombies are none) of a session that one of ours leads."""
+    """Processes of a session that one of ours leads.
+
+    Zombies are none, but for those of whose threads some are still being ended: they have their sockets yet.
+    """
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -107,7 +110,8 @@ def session_members(session: int) -> list[int]:
             fields = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[3]) == session and fields[0] not in "ZX":
+        is_over = fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1)
+        if int(fields[3]) == session and not is_over:
             found.append(int(entry))
     return found
 
