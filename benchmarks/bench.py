@@ -11,6 +11,7 @@ import argparse
 import datetime
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["bandwidth", "engine", "proxy", "disaggregated"])
     parser.add_argument("--model", type=Path)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an engine that stays behind ruins what is measured next
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     lines = [
         f"Rekindle on {machine}, {datetime.date.today()}",

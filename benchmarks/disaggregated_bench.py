@@ -4,9 +4,10 @@ with       a sidecar beside each engine; the client asks their proxies, and its 
 without    the client asks the engines; when its stream breaks and the decode engine is up again, it goes through both
            steps again at once, with prompt and partial answer
 
-Both pairs are up all the time, so that kills alternate between them; whoever is not asked does not compute. What an
-engine prefills is by its own metrics. The prefill engine that survives still has the prompt's pages in its cache, as
-one without other work has: a busy one would have to compute the prompt again, too.
+One pair is up at a time: four engines of vLLM on two cores are in each other's way even when they have nothing to do.
+So the pause is told by the engine's own start in the same run. What an engine prefills is by its own metrics. The
+prefill engine that survives still has the prompt's pages in its cache, as one without other work has: a busy one would
+have to compute the prompt again, too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -99,15 +100,13 @@ class Pair:
 
 
 def measure(python: str, nixl: str, model: Path, home: Path, stores: Path) -> Kills:
-    """`nixl`: a folder with it for `python`. Takes some minutes on two cores."""
+    """`nixl`: a folder with it for `python`. Takes twenty minutes on two cores."""
     kills = Kills()
-    with ExitStack() as stack:
-        ours, bare = (stack.enter_context(_pair(python, nixl, model, home, stores, flag)) for flag in (True, False))
-        for number, part in enumerate(PARTS):
-            prompts = [random_prompt(ours.decode.engine.kind, 500 + 2 * number + i, PROMPT_TOKENS) for i in range(2)]
-            turns = [(ours, kills.ours), (bare, kills.bare)]
-            for pair, results in turns if number % 2 else turns[::-1]:
-                results.append(kill_at(part, pair, prompts[pair is bare]))
+    for with_rekindle, results in ((False, kills.bare), (True, kills.ours)):
+        with _pair(python, nixl, model, home, stores, with_rekindle) as pair:
+            for seed, part in enumerate(PARTS):
+                prompt = random_prompt(pair.decode.engine.kind, 500 + seed, PROMPT_TOKENS)
+                results.append(kill_at(part, pair, prompt))
     return kills
 
 
